@@ -1,0 +1,97 @@
+# Paceline's commands. `make help` lists them; CONTRIBUTING.md says when to use which.
+# The set-up is in two steps, so that the demo need not wait for the developer's tools: .venv/.runtime, then .venv/.dev.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+UV ?= uv
+VENV := .venv
+BIN := $(VENV)/bin
+COMPILE := $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header
+CHECKS := check-format check-lint check-types check-imports check-generated
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## Serve examples/chat.yaml on simulated engines, replay load, leave report and figure in build/demo/
+	@examples/demo.sh
+
+.PHONY: test
+test: $(VENV)/.dev ## Run every suite that this machine can, and end with a table (PACELINE_REQUIRE=traces: skips fail)
+	@$(BIN)/python tests/support/suites.py
+
+.PHONY: check
+check: $(VENV)/.dev ## Check format, lint, types, import contracts and generated files, and run the unit tests: < 1 min
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(CHECKS) unit
+
+.PHONY: check-static
+check-static: $(VENV)/.dev ## The checks alone, without the unit tests
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(CHECKS)
+
+.PHONY: check-format
+check-format: $(VENV)/.dev
+	$(BIN)/ruff format --check --quiet .
+
+.PHONY: check-lint
+check-lint: $(VENV)/.dev
+	$(BIN)/ruff check --quiet .
+
+.PHONY: check-types
+check-types: $(VENV)/.dev
+	$(BIN)/mypy
+
+.PHONY: check-imports
+check-imports: $(VENV)/.dev
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: check-generated
+check-generated: $(VENV)/.dev
+	$(BIN)/python -m paceline_api.crdgen --check
+
+.PHONY: unit
+unit: $(VENV)/.dev ## Run the unit tests
+	$(BIN)/pytest tests/unit
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: crds
+crds: $(VENV)/.dev ## Write the CRDs from the API models
+	$(BIN)/python -m paceline_api.crdgen
+
+.PHONY: golden
+golden: $(VENV)/.dev ## Write the golden files again; review them as a diff
+	$(BIN)/pytest --golden tests/unit
+
+.PHONY: setup
+setup: $(VENV)/.dev ## Make .venv with the pinned, hashed requirements and Paceline itself, editable
+
+.PHONY: lock
+lock: ## Compile requirements/*.txt from pyproject.toml anew (needs uv; UV=path names it)
+	$(COMPILE) pyproject.toml --extra dev --upgrade -o requirements/dev.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --upgrade -o requirements/runtime.txt
+	$(COMPILE) requirements/build.in -c requirements/dev.txt --upgrade -o requirements/build.txt
+
+.PHONY: clean
+clean: ## Remove build outputs and caches; .venv stays
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Paceline needs Python 3.11 or later: make PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install --quiet --require-hashes -r requirements/runtime.txt -r requirements/build.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
+	touch $@
