@@ -1,0 +1,77 @@
+"""The router's HTTP surface: which path goes where. Invariant: a handler answers or hands on, and decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import orjson
+from paceline_api.outcomes import error_body
+from paceline_engine.http1 import Exchange
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from paceline_router.dispatcher import Dispatcher
+from paceline_router.request import Kind
+from paceline_router.shell import Shell
+
+_PLAIN = b"text/plain; charset=utf-8"
+
+Route = Callable[[Exchange], None]
+
+
+class App:
+    """The handler of the HTTP server."""
+
+    def __init__(self, shell: Shell, dispatcher: Dispatcher, registry: CollectorRegistry) -> None:
+        self._shell = shell
+        self._registry = registry
+        self._models = orjson.dumps(
+            {
+                "object": "list",
+                "data": [
+                    {
+                        "id": shell.config.model,
+                        "object": "model",
+                        "owned_by": "paceline",
+                        "max_model_len": shell.config.max_context_tokens,
+                    }
+                ],
+            }
+        )
+        self._routes: dict[str, tuple[str, Route]] = {
+            f"/v1/{Kind.CHAT}": ("POST", partial(dispatcher.accept, kind=Kind.CHAT)),
+            f"/v1/{Kind.COMPLETION}": ("POST", partial(dispatcher.accept, kind=Kind.COMPLETION)),
+            "/v1/models": ("GET", self._list_models),
+            "/healthz": ("GET", self._healthz),
+            "/readyz": ("GET", self._readyz),
+            "/metrics": ("GET", self._metrics),
+        }
+
+    def handle(self, exchange: Exchange) -> None:
+        method, route = self._routes.get(exchange.path, ("", None))
+        if route is None:
+            self._error(exchange, 404, f"there is nothing at {exchange.path[:200]}; see {', '.join(self._routes)}")
+        elif exchange.method == method or (exchange.method == "HEAD" and method == "GET"):
+            route(exchange)
+        else:
+            self._error(exchange, 405, f"{exchange.path} takes {method}")
+
+    def _list_models(self, exchange: Exchange) -> None:
+        exchange.respond(200, self._models)
+
+    def _healthz(self, exchange: Exchange) -> None:
+        exchange.respond(200, b"ok\n", content_type=_PLAIN)
+
+    def _readyz(self, exchange: Exchange) -> None:
+        if self._shell.is_ready:
+            exchange.respond(200, b"ready\n", content_type=_PLAIN)
+        else:
+            why = b"draining\n" if self._shell.draining else b"no ready replica of a needed role\n"
+            exchange.respond(503, why, content_type=_PLAIN)
+
+    def _metrics(self, exchange: Exchange) -> None:
+        exchange.respond(200, generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST.encode())
+
+    def _error(self, exchange: Exchange, status: int, message: str) -> None:
+        exchange.respond(status, orjson.dumps(error_body("not_found" if status == 404 else "invalid_request", message)))

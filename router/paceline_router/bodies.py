@@ -1,0 +1,45 @@
+"""The bodies that engines get for one client's request: whole, leg 1 and leg 2.
+
+Invariant: KV parameters that a client sent reach no engine (they could crash one, DESIGN §4), and every streamed leg
+asks for `usage`. Does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from paceline_engine.pd import KV_PARAMS, decode_leg, prefill_leg
+
+from paceline_router.request import Request
+
+
+class LegBodies:
+    """Built from the decoded body; the bytes as they came are kept while nothing has to be changed in them."""
+
+    __slots__ = ("_body", "_raw")
+
+    def __init__(self, body: Mapping[str, Any], request: Request, raw: bytes) -> None:
+        ours: dict[str, Any] = {}
+        if request.stream and not request.usage_wanted:
+            ours["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        self._raw: bytes | None = None
+        if ours or KV_PARAMS in body:
+            self._body: Mapping[str, Any] = {k: v for k, v in body.items() if k != KV_PARAMS} | ours
+        else:
+            self._body, self._raw = body, raw
+
+    def whole(self) -> bytes:
+        """For one replica that computes the prompt and decodes."""
+        if self._raw is None:
+            self._raw = orjson.dumps(self._body)
+        return self._raw
+
+    def prefill(self) -> bytes:
+        """Leg 1."""
+        return orjson.dumps(prefill_leg(self._body))
+
+    def fetch(self, kv_params: Mapping[str, Any]) -> bytes:
+        """Leg 2, with leg 1's parameters as they came."""
+        return orjson.dumps(decode_leg(self._body, kv_params))

@@ -1,0 +1,85 @@
+"""Takes requests in: decode, parse, admit, then a job; or an answer at once for what is refused.
+
+Invariant: every request that comes in here is counted received once and gets exactly one outcome.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from itertools import count
+
+import orjson
+from paceline_api.headers import CLIENT_TPOT_MS, CLIENT_TTFT_MS, SLO_CLASS
+from paceline_api.outcomes import Outcome, error_body
+from paceline_engine.http1 import Exchange
+
+from paceline_router.admission import admit
+from paceline_router.job import Job
+from paceline_router.request import Kind, Rejected, Request, parse
+from paceline_router.shell import Shell
+
+NO_CLASS = ""  # slo_class of what was refused before its class was known
+_CLASS, _TTFT, _TPOT = (name.encode() for name in (SLO_CLASS, CLIENT_TTFT_MS, CLIENT_TPOT_MS))
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
+
+class Dispatcher:
+    """The border between the HTTP server and jobs."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._ids = count(1)
+
+    def accept(self, exchange: Exchange, kind: Kind) -> None:
+        """One request for tokens."""
+        accepted_at = time.monotonic()
+        id_ = self._request_id(exchange.header(b"x-request-id"))
+        shell = self._shell
+        admitted = admit(
+            _text(exchange.header(_CLASS)),
+            _text(exchange.header(_TTFT)),
+            _text(exchange.header(_TPOT)),
+            shell.classes,
+            shell.config.default_class,
+        )
+        if isinstance(admitted, Rejected):
+            self._refuse(exchange, id_, NO_CLASS, admitted)
+            return
+        body, request = self._read(exchange.body, kind)
+        if isinstance(request, Rejected):
+            self._refuse(exchange, id_, admitted.slo.name, request)
+            return
+        Job(shell, exchange, body, request, admitted, id_, accepted_at).start()
+
+    def malformed(self, status: int, message: str) -> bytes:
+        """The body of an answer that the HTTP server gives by itself; a client's fault counts as a rejected request."""
+        if status == 500:  # a bug of ours
+            return orjson.dumps(error_body("internal_error", message, type_="server_error"))
+        self._count_rejected(NO_CLASS)
+        return orjson.dumps(error_body(Outcome.REJECTED, message))
+
+    def _read(self, raw: bytes, kind: Kind) -> tuple[dict[str, object], Request | Rejected]:
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as e:
+            return {}, Rejected(f"the body is not JSON: {e}")
+        return body, parse(kind, body, self._shell.served)
+
+    def _refuse(self, exchange: Exchange, id_: bytes, slo_class: str, why: Rejected) -> None:
+        self._count_rejected(slo_class)
+        body = orjson.dumps(error_body(why.code, why.message, param=why.param))
+        exchange.respond(why.status, body, headers=[(b"x-request-id", id_)])
+
+    def _count_rejected(self, slo_class: str) -> None:
+        self._shell.metrics.received.add(slo_class)
+        self._shell.metrics.outcomes.add(slo_class, Outcome.REJECTED)
+
+    def _request_id(self, given: bytes | None) -> bytes:
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return f"{self._shell.id_prefix}-{next(self._ids):x}".encode()
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

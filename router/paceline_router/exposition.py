@@ -1,0 +1,142 @@
+"""Reads an engine's /metrics: only what the router decides by, so that a large exposition costs little.
+
+Does no I/O. Invariant: a family that is absent or makes no sense leaves its default; nothing that an engine says
+raises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from paceline_engine.step_time import StepTable
+from paceline_engine.tables import TableMissing, load_table
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from paceline_router.state import Facts
+
+LEAST_SCALE, GREATEST_SCALE = 0.05, 20.0  # beyond, it is no scale: a fit's bounds times a table of another GPU
+LARGEST_OFFSET_S = 1.0
+
+_WANTED = (
+    "paceline_step_time_scale",
+    "paceline_step_time_offset_seconds",
+    "paceline_token_budget_tokens",
+    "paceline_engine_info",
+    "paceline_sim_lateness_seconds",
+    "paceline_step_seconds",
+    "vllm:cache_config_info",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scraped:
+    """One engine's answer. Quantiles are in the engine's own units; None where it does not say."""
+
+    facts: Facts
+    lateness_p99_s: float | None = None
+    step_p50_s: float | None = None
+
+
+def read(text: str, now: float, model: str, tensor: int) -> Scraped:
+    """`text` is a Prometheus exposition scraped at `now`, model seconds.
+
+    An engine's scale bears the labels of its table: `table`, `model`, `tensor`; where the last two are missing they are
+    the service's own.
+    """
+    samples = _samples(text)
+    facts = Facts(seen_at_s=now)
+    for sample in samples.get("paceline_step_time_scale", ()):
+        if not LEAST_SCALE <= sample.value <= GREATEST_SCALE:
+            continue
+        if sample.labels.get("regime") == "decode":
+            facts = replace(facts, decode_scale=sample.value)
+        else:
+            facts = replace(facts, mixed_scale=sample.value)
+    for sample in samples.get("paceline_step_time_offset_seconds", ()):
+        if abs(sample.value) > LARGEST_OFFSET_S:
+            continue
+        if sample.labels.get("regime") == "decode":
+            facts = replace(facts, decode_offset_s=sample.value)
+        else:
+            facts = replace(facts, mixed_offset_s=sample.value)
+    for sample in samples.get("paceline_token_budget_tokens", ()):
+        if sample.value >= 1:
+            facts = replace(facts, token_budget=int(min(sample.value, 1e9)))
+    for sample in samples.get("vllm:cache_config_info", ()):
+        facts = _with_cache(facts, sample.labels)
+    facts = replace(facts, table=_table(samples, model, tensor))
+    return Scraped(
+        facts,
+        _quantile(samples, "paceline_sim_lateness_seconds", 0.99, {}),
+        _quantile(samples, "paceline_step_seconds", 0.5, {"kind": "measured"}),
+    )
+
+
+def _samples(text: str) -> Mapping[str, list[Sample]]:
+    """Wanted samples by name; a line that cannot be read loses them all, as a torn answer would."""
+    lines = [line for line in text.splitlines() if line.startswith(_WANTED)]
+    found: dict[str, list[Sample]] = {}
+    try:
+        for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+            for sample in family.samples:
+                if math.isfinite(sample.value):
+                    found.setdefault(sample.name, []).append(sample)
+    except ValueError:
+        return {}
+    return found
+
+
+def _with_cache(facts: Facts, labels: Mapping[str, str]) -> Facts:
+    block, blocks = labels.get("block_size", ""), labels.get("num_gpu_blocks", "")
+    if not (block.isdigit() and blocks.isdigit() and int(block) and int(blocks)):
+        return facts
+    return replace(facts, block_size=int(block), kv_tokens=int(block) * int(blocks))
+
+
+def _table(samples: Mapping[str, list[Sample]], model: str, tensor: int) -> StepTable | None:
+    for sample in samples.get("paceline_step_time_scale", ()):
+        labels = sample.labels
+        its_tensor = labels.get("tensor", "")
+        try:
+            return load_table(
+                labels.get("table", ""), labels.get("model", model), int(its_tensor) if its_tensor.isdigit() else tensor
+            )
+        except TableMissing:
+            continue
+    return None
+
+
+def _quantile(samples: Mapping[str, list[Sample]], name: str, q: float, where: Mapping[str, str]) -> float | None:
+    """Of a summary that states it, or of a histogram: the upper bound of the bucket that holds it."""
+    for sample in samples.get(name, ()):
+        if sample.labels.get("quantile") == f"{q:g}" and _matches(sample, where):
+            return sample.value
+    buckets = sorted(
+        (float(s.labels["le"]), s.value)
+        for s in samples.get(f"{name}_bucket", ())
+        if "le" in s.labels and _matches(s, where)
+    )
+    return _bucket_quantile(buckets, q)
+
+
+def _matches(sample: Sample, where: Mapping[str, str]) -> bool:
+    return all(sample.labels.get(key) == value for key, value in where.items())
+
+
+def _bucket_quantile(buckets: Iterable[tuple[float, float]], q: float) -> float | None:
+    """Linear within its bucket, as Prometheus' histogram_quantile; the last finite bound for what lies above."""
+    known = list(buckets)
+    if not known or known[-1][1] <= 0:
+        return None
+    rank = q * known[-1][1]
+    below_le, below = 0.0, 0.0
+    for le, count in known:
+        if count >= rank:
+            return (
+                below_le if math.isinf(le) else below_le + (le - below_le) * (rank - below) / max(count - below, 1e-9)
+            )
+        below_le, below = le, count
+    return below_le

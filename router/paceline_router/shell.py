@@ -1,0 +1,87 @@
+"""What all requests of one router share: its state, its policies, its connections and its books.
+
+Made in `__main__`, passed down, never global. Invariant: `jobs` are exactly the requests received and not yet ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from paceline_api.config import RouterConfig
+from paceline_api.outcomes import Outcome
+from paceline_api.slo import SLOClass
+from paceline_engine.clock import Clock
+from paceline_engine.lengths import OutputLengths
+
+from paceline_router.metrics import RouterMetrics
+from paceline_router.pick import Picker
+from paceline_router.request import Served
+from paceline_router.state import Ledger, Role
+from paceline_router.tracker import Tracker
+from paceline_router.upstream import LegHeaders, Upstreams
+
+
+class InFlight(Protocol):
+    """A job, as those see it who count or end jobs."""
+
+    @property
+    def role(self) -> Role: ...
+    def give_up(self, outcome: Outcome, message: str) -> None: ...
+    def abandon_leg(self, replica: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Shell:
+    """One service's router. `on_unready` hears the name of a replica that failed a request."""
+
+    config: RouterConfig
+    clock: Clock
+    loop: asyncio.AbstractEventLoop
+    ledger: Ledger
+    picker: Picker
+    upstreams: Upstreams
+    headers: LegHeaders
+    metrics: RouterMetrics
+    id_prefix: str
+    on_unready: Callable[[str], None]
+    classes: Mapping[str, SLOClass] = field(init=False)
+    served: Served = field(init=False)
+    tracker: Tracker = field(default_factory=Tracker)
+    lengths: OutputLengths = field(default_factory=OutputLengths)
+    jobs: set[InFlight] = field(default_factory=set)
+    draining: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # set once while draining nothing is in flight
+
+    def __post_init__(self) -> None:
+        self.classes = self.config.slo_classes()
+        self.served = Served(self.config.model, self.config.max_context_tokens)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request sent now could be served."""
+        return not self.draining and self.picker.can_serve(self.ledger)
+
+    def drain(self) -> None:
+        """From now on `/readyz` says no; `idle` is set when the last job has ended."""
+        self.draining = True
+        if not self.jobs:
+            self.idle.set()
+
+    def forget(self, job: InFlight) -> None:
+        """The job has ended."""
+        self.jobs.discard(job)
+        if self.draining and not self.jobs:
+            self.idle.set()
+
+    def abandon(self, name: str) -> None:
+        """The replica no longer answers its probes: whatever is in flight there has failed."""
+        for job in list(self.jobs):
+            job.abandon_leg(name)
+
+    def mark_unready(self, name: str) -> None:
+        """A request found the replica unwell: nothing more goes there until a probe finds it well."""
+        if self.ledger.set_ready(name, False):
+            self.on_unready(name)

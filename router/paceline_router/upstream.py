@@ -1,0 +1,64 @@
+"""The engines as HTTP servers: a connection pool for each replica, and the headers that a leg carries.
+
+Invariant: nothing that a client sent reaches an engine in a header, but for its trace context and request id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+
+from paceline_api import headers as names
+from paceline_api.config import ReplicaConfig
+from paceline_api.slo import SLOClass
+from paceline_engine.http1 import ClientPool, Header
+
+_JSON = (b"content-type", b"application/json")
+
+
+class Upstreams:
+    """One pool per replica, by the replica's name."""
+
+    def __init__(self, replicas: Iterable[ReplicaConfig], *, connect_timeout_s: float = 2.0) -> None:
+        self.pools: dict[str, ClientPool] = {}
+        for replica in replicas:
+            parts = urlsplit(replica.url)
+            self.pools[replica.name] = ClientPool(
+                parts.hostname or "", parts.port or 80, connect_timeout_s=connect_timeout_s
+            )
+
+    def close(self) -> None:
+        for pool in self.pools.values():
+            pool.close()
+
+
+class LegHeaders:
+    """Builds the headers of legs; what does not change per request is made once."""
+
+    def __init__(self, classes: Mapping[str, SLOClass], token: str | None) -> None:
+        self._token = (names.TOKEN.encode(), token.encode()) if token else None
+        self._by_class = {slo: self._fixed(slo) for slo in classes.values()}
+
+    def build(self, slo: SLOClass, ttft_remaining_s: float, request_id: bytes, trace: bytes | None) -> list[Header]:
+        """`ttft_remaining_s` of the objective is left, model seconds; below 0 when the limit has passed."""
+        built = [
+            *(self._by_class.get(slo) or self._fixed(slo)),
+            (b"x-request-id", request_id),
+            (b"x-slo-ttft-remaining-ms", b"%.1f" % (ttft_remaining_s * 1000)),
+        ]
+        if trace is not None:
+            built.append((b"traceparent", trace))
+        return built
+
+    def _fixed(self, slo: SLOClass) -> tuple[Header, ...]:
+        fixed = (
+            _JSON,
+            (names.SLO_CLASS.encode(), slo.name.encode()),
+            (names.TPOT_MS.encode(), _ms(slo.tpot_s)),
+            (names.MAX_STALL_MS.encode(), _ms(slo.stall_s)),
+        )
+        return (*fixed, self._token) if self._token else fixed
+
+
+def _ms(seconds: float) -> bytes:
+    return f"{seconds * 1000:.6g}".encode()
