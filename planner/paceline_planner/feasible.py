@@ -1,0 +1,162 @@
+"""What keeps one pool of an LLMService from running, or from meeting a class even with a single request.
+
+Each check yields obstacles that name the field, the cause and what exists instead. Bounds are certain ones: weights
+above the GPUs' memory, a whole context above the KV room, a limit below the time of a request alone on an idle replica
+(by the step-time table, DESIGN §5). A pool that passes may still miss its objectives under load. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from paceline_api.catalog import ACCELERATORS, GIB, Accelerator, ModelShape, find_model
+from paceline_api.conditions import Reason
+from paceline_api.slo import SLOClass
+from paceline_api.v1alpha1 import LLMService, Parallelism, PoolSpec, Role, Runtime
+from paceline_engine.step_time import StepTable
+from paceline_engine.tables import available, load_table
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a plan is not feasible: the field to change, the cause and what exists."""
+
+    path: str
+    cause: Reason
+    message: str
+
+
+def check_context(service: LLMService) -> Iterator[Obstacle]:
+    model = service.spec.model
+    shape = find_model(model.uri)
+    if shape and model.max_context_tokens > shape.max_context_tokens:
+        message = (
+            f"maxContextTokens {model.max_context_tokens} is more than {shape.name} was trained for; "
+            f"lower it to at most {shape.max_context_tokens}"
+        )
+        yield Obstacle("spec.model.maxContextTokens", Reason.MODEL_DOES_NOT_FIT, message)
+
+
+def no_table(service: LLMService, accelerator: Accelerator, shape: ModelShape | None, path: str) -> Obstacle:
+    """A simulated engine needs a table: names the models that this accelerator has, or the accelerators with any."""
+    uri = service.spec.model.uri
+    models = sorted({m for name, m, _ in available() if name == accelerator.table})
+    if models:
+        message = f"no step-time table for {shape.name if shape else uri} on {accelerator.name}; there are: "
+        return Obstacle("spec.model.uri", Reason.UNKNOWN_MODEL, message + ", ".join(models))
+    having = sorted({name for name, _, _ in available() if name in ACCELERATORS})
+    message = f"no step-time tables for accelerator {accelerator.name}; there are some for: {', '.join(having)}"
+    return Obstacle(f"{path}.accelerator", Reason.UNKNOWN_ACCELERATOR, message)
+
+
+def check_pool(
+    service: LLMService,
+    pool: PoolSpec,
+    path: str,
+    accelerator: Accelerator,
+    parallelism: Parallelism,
+    tables: list[int],
+) -> Iterator[Obstacle]:
+    """What keeps a replica of this parallelism from running or from meeting a class even when idle."""
+    tensor, pipeline = parallelism.tensor, parallelism.pipeline
+    at = f"{path}.parallelism"
+    if parallelism.gpus > accelerator.gpus_per_node:
+        message = (
+            f"tensor {tensor} × pipeline {pipeline} = {parallelism.gpus} GPUs, and a node with {accelerator.name} has "
+            f"{accelerator.gpus_per_node}; lower them"
+        )
+        yield Obstacle(at, Reason.PARALLELISM_TOO_LARGE, message)
+        return
+    simulated = service.spec.engine.runtime is Runtime.SIMULATED
+    if simulated and pipeline > 1:
+        message = "simulated engines have no pipeline parallelism; set pipeline to 1 and use tensor"
+        yield Obstacle(f"{at}.pipeline", Reason.PARALLELISM_TOO_LARGE, message)
+        return
+    shape = find_model(service.spec.model.uri)
+    memory = accelerator.memory_gib * parallelism.gpus
+    if shape and shape.weight_bytes >= memory * GIB:
+        message = (
+            f"{shape.name} has {shape.weight_bytes / GIB:.0f} GiB of weights, and {parallelism.gpus} × "
+            f"{accelerator.name} {memory} GiB; raise tensor"
+        )
+        yield Obstacle(at, Reason.MODEL_DOES_NOT_FIT, message)
+        return
+    if simulated and tensor not in tables:
+        there_are = ", ".join(f"tensor {t}" for t in tables)
+        message = (
+            f"no step-time table for this model on {accelerator.name} with tensor {tensor}; there are: {there_are}"
+        )
+        yield Obstacle(f"{at}.tensor", Reason.UNKNOWN_MODEL, message)
+        return
+    if tensor in tables and pipeline == 1:
+        table = load_table(accelerator.table, service.spec.model.uri, tensor)
+        yield from _check_kv(service, at, accelerator, table)
+        for i in range(len(service.spec.slo.classes)):
+            yield from _check_class(service, pool, i, table)
+
+
+def _check_kv(service: LLMService, at: str, accelerator: Accelerator, table: StepTable) -> Iterator[Obstacle]:
+    context = service.spec.model.max_context_tokens
+    if context > table.kv_tokens:
+        message = (
+            f"maxContextTokens {context} is more than the {table.kv_tokens} tokens of KV that {table.tensor} × "
+            f"{accelerator.name} hold beside the weights; lower it or raise tensor"
+        )
+        yield Obstacle(at, Reason.MODEL_DOES_NOT_FIT, message)
+
+
+def _check_class(service: LLMService, pool: PoolSpec, index: int, table: StepTable) -> Iterator[Obstacle]:
+    """Limits below what a request alone on an idle replica takes.
+
+    The workload's mean prompt counts when there is one class; with several it is nobody's in particular, and one token
+    is the prompt that none can beat.
+    """
+    spec = service.spec
+    workload = spec.workload if len(spec.slo.classes) == 1 else None
+    prompt = workload.prompt_tokens.mean if workload else 1
+    text = f"the mean prompt of {prompt} tokens" if workload else "a prompt of one token"
+    slo = spec.slo.classes[index].to_slo()
+    field = f"spec.slo.classes[{index}]"
+    if pool.role is not Role.DECODE and (lone := lone_prefill_s(table, prompt)) > slo.ttft_limit_s(prompt):
+        message = _beyond(slo.name, "TTFT", slo.ttft_limit_s(prompt), f"prefill of {text}", lone, pool, table)
+        yield Obstacle(f"{field}.ttftMs", Reason.OBJECTIVE_UNATTAINABLE, message)
+    if pool.role is not Role.PREFILL and (lone := table.seconds4(0, 0.0, 1, prompt)) > slo.tpot_s:
+        message = _beyond(slo.name, "TPOT", slo.tpot_s, f"decode step after {text}", lone, pool, table)
+        yield Obstacle(f"{field}.tpotMs", Reason.OBJECTIVE_UNATTAINABLE, message)
+
+
+def lone_prefill_s(table: StepTable, prompt_tokens: int) -> float:
+    """Seconds of one whole prompt in a step of its own."""
+    return table.seconds4(prompt_tokens, prompt_tokens**2 / 2, 0, 0)
+
+
+def _beyond(name: str, objective: str, limit_s: float, what: str, lone_s: float, pool: PoolSpec, t: StepTable) -> str:
+    return (
+        f"class {name}: {objective} {limit_s * 1e3:.4g} ms is below a lone {what}, {lone_s * 1e3:.4g} ms on pool "
+        f"{pool.name} ({t.tensor} × {t.gpu}); raise it, raise tensor or take a faster accelerator"
+    )
+
+
+def warn_pool(service: LLMService, pool: PoolSpec, tensor: int, table: str) -> Iterator[str]:
+    """What does not keep the pool from running but should be known; `table` is empty where there is none."""
+    uri = service.spec.model.uri
+    if pool.replicas == 0:
+        yield f"pool {pool.name} is fixed at 0 replicas"
+    if not table:
+        yield f"pool {pool.name}: no step-time table for {uri} on {tensor} × {pool.accelerator}, limits unchecked"
+        return
+    workload = service.spec.workload
+    if workload is None or pool.role is Role.DECODE:
+        return
+    lone_s = lone_prefill_s(load_table(table, uri, tensor), workload.prompt_tokens.p90)
+    for slo in service.slo_classes().values():
+        if lone_s > slo.ttft_limit_s(workload.prompt_tokens.p90):
+            yield _slow_p90(slo, workload.prompt_tokens.p90, lone_s, pool.name)
+
+
+def _slow_p90(slo: SLOClass, prompt_tokens: int, lone_s: float, pool: str) -> str:
+    return (
+        f"class {slo.name}: the p90 prompt of {prompt_tokens} tokens alone takes {lone_s * 1e3:.4g} ms on pool {pool}, "
+        f"above its TTFT of {slo.ttft_limit_s(prompt_tokens) * 1e3:.4g} ms: a tenth of the requests will miss it"
+    )

@@ -1,0 +1,1 @@
+"""Published experiments, run on the fleet simulator with the policies that production runs."""
