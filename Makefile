@@ -18,7 +18,15 @@ help: ## Show this list
 
 .PHONY: demo
 demo: $(VENV)/.runtime ## Serve examples/chat.yaml on simulated engines, replay load, leave report and figure in build/demo/
-	@examples/demo.sh
+	@examples/run.sh chat build/demo --synthetic chat --rate 4 --duration 30
+
+.PHONY: bench-2p1d
+bench-2p1d: $(VENV)/.dev ## DistServe's 2P1D example: capacities on the virtual clock, three points over HTTP; 25 minutes
+	@$(BIN)/python benchmarks/distserve_2p1d.py
+
+.PHONY: bench-sim
+bench-sim: $(VENV)/.runtime ## 64 simulated engines in one process at 0.25 requests/s each: fails unless its report is valid
+	@REQUIRE_VALID=1 examples/run.sh fleet-64 build/fleet-64 --synthetic chat --rate 16 --duration 120
 
 .PHONY: test
 test: $(VENV)/.dev ## Run every suite that this machine can, and end with a table (PACELINE_REQUIRE=traces: skips fail)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from array import array
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ import orjson
 from paceline_api import headers as names
 from paceline_api.outcomes import Outcome
 from paceline_api.slo import Course
+from paceline_engine.alarms import Alarms
 from paceline_engine.clock import Clock
 from paceline_engine.http1 import Call, ClientPool, Header
 
@@ -29,7 +31,6 @@ from paceline_planner.traces import TraceRequest
 OnRecord = Callable[[Record, float], None]  # a request that ended, and now
 
 _LEAD_S = 0.02  # wall: between the start of the run and time 0
-_EARLY_S = 0.0005  # wall: uvloop's timers have a resolution of 1 ms, so a send is on time within half of it
 _LAG_PERIOD_S = 0.01  # wall
 
 
@@ -113,20 +114,23 @@ class OpenLoop:
         self._origin_s = self._clock.now() + _LEAD_S * self._clock.scale
         ended_s = 0.0
 
+        alarms = Alarms(asyncio.get_running_loop())
+
         async def send_then_wait() -> None:
             nonlocal ended_s
-            await self._send_all(requests)
+            await self._send_all(requests, alarms)
             ended_s = self.now()
             while self._in_flight:
                 self._quiet.clear()
                 await self._quiet.wait()
 
-        async with asyncio.TaskGroup() as group:
-            work = group.create_task(send_then_wait())
-            others = [group.create_task(self._watch_lag()), group.create_task(stop.wait())]
-            await asyncio.wait({work, others[1]}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (*others, work):
-                task.cancel()
+        with closing(alarms):
+            async with asyncio.TaskGroup() as group:
+                work = group.create_task(send_then_wait())
+                others = [group.create_task(self._watch_lag(alarms)), group.create_task(stop.wait())]
+                await asyncio.wait({work, others[1]}, return_when=asyncio.FIRST_COMPLETED)
+                for task in (*others, work):
+                    task.cancel()
         interrupted = not work.done() or work.cancelled()
         for answer in list(self._in_flight):
             self._give_up(answer, Outcome.CLIENT_GONE)
@@ -138,12 +142,11 @@ class OpenLoop:
             interrupted=interrupted,
         )
 
-    async def _send_all(self, requests: Iterable[TraceRequest]) -> None:
+    async def _send_all(self, requests: Iterable[TraceRequest], alarms: Alarms) -> None:
         headers = self._sender.headers
         for number, request in enumerate(requests):
             body = self._sender.body(number, request)
-            wait = self._clock.wall(request.arrival_s - self.now())
-            await asyncio.sleep(wait if wait > _EARLY_S else 0)  # behind: answers are still read between two sends
+            await alarms.wait_until(time.monotonic() + self._clock.wall(request.arrival_s - self.now()))
             self._send(request, headers, body)
             self._send_lateness.append(max(0.0, self._clock.wall(self.now() - request.arrival_s)))
 
@@ -169,11 +172,11 @@ class OpenLoop:
         if not self._in_flight:
             self._quiet.set()
 
-    async def _watch_lag(self) -> None:
+    async def _watch_lag(self, alarms: Alarms) -> None:
         while True:
-            begun = time.monotonic()
-            await asyncio.sleep(_LAG_PERIOD_S)
-            self._loop_lag.append(max(0.0, time.monotonic() - begun - _LAG_PERIOD_S))
+            due_s = time.monotonic() + _LAG_PERIOD_S
+            await alarms.wait_until(due_s)
+            self._loop_lag.append(time.monotonic() - due_s)
 
     def _lateness_p99_s(self) -> float | None:
         """The larger of the two p99s: a late send and a late reading both falsify what is measured."""

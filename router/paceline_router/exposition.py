@@ -1,6 +1,7 @@
-"""Reads an engine's /metrics: only what the router decides by, so that a large exposition costs little.
+"""Reads engines' /metrics: only what the router decides by, so that a large exposition costs little.
 
-Does no I/O. Invariant: a family that is absent or makes no sense leaves its default; nothing that an engine says
+The facts of each scrape are parsed at once, the histograms of a fleet only when its own /metrics are asked for. Does no
+I/O. Invariant: a family that is absent or makes no sense leaves its default; nothing that an engine says
 raises.
 """
 
@@ -24,20 +25,17 @@ _WANTED = (
     "paceline_step_time_scale",
     "paceline_step_time_offset_seconds",
     "paceline_token_budget_tokens",
-    "paceline_engine_info",
-    "paceline_sim_lateness_seconds",
-    "paceline_step_seconds",
     "vllm:cache_config_info",
 )
+LATENESS, STEP = "paceline_sim_lateness_seconds", "paceline_step_seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Scraped:
-    """One engine's answer. Quantiles are in the engine's own units; None where it does not say."""
+    """One engine's answer; `histograms` are the lines of those that describe how it runs."""
 
     facts: Facts
-    lateness_p99_s: float | None = None
-    step_p50_s: float | None = None
+    histograms: str = ""
 
 
 def read(text: str, now: float, model: str, tensor: int) -> Scraped:
@@ -46,7 +44,8 @@ def read(text: str, now: float, model: str, tensor: int) -> Scraped:
     An engine's scale bears the labels of its table: `table`, `model`, `tensor`; where the last two are missing they are
     the service's own.
     """
-    samples = _samples(text)
+    lines = text.splitlines()
+    samples = _samples(line for line in lines if line.startswith(_WANTED))
     facts = Facts(seen_at_s=now)
     for sample in samples.get("paceline_step_time_scale", ()):
         if not LEAST_SCALE <= sample.value <= GREATEST_SCALE:
@@ -69,15 +68,31 @@ def read(text: str, now: float, model: str, tensor: int) -> Scraped:
         facts = _with_cache(facts, sample.labels)
     facts = replace(facts, table=_table(samples, model, tensor))
     return Scraped(
-        facts,
-        _quantile(samples, "paceline_sim_lateness_seconds", 0.99, {}),
-        _quantile(samples, "paceline_step_seconds", 0.5, {"kind": "measured"}),
+        facts, "\n".join(line for line in lines if line.startswith((f"{LATENESS}_bucket", f"{STEP}_bucket")))
     )
 
 
-def _samples(text: str) -> Mapping[str, list[Sample]]:
-    """Wanted samples by name; a line that cannot be read loses them all, as a torn answer would."""
-    lines = [line for line in text.splitlines() if line.startswith(_WANTED)]
+def fleet_quantile(fleet: Iterable[Scraped], name: str, q: float, where: Mapping[str, str]) -> float | None:
+    """Of a histogram over all engines of the fleet, in their own units; None where none has observed anything."""
+    counts: dict[float, float] = {}
+    for scraped in fleet:
+        lines = [line for line in scraped.histograms.splitlines() if line.startswith(f"{name}_bucket")]
+        for sample in _samples(lines).get(f"{name}_bucket", ()):
+            le = sample.labels.get("le", "")
+            if all(sample.labels.get(key) == value for key, value in where.items()) and _is_number(le):
+                counts[float(le)] = counts.get(float(le), 0.0) + sample.value
+    return _bucket_quantile(sorted(counts.items()), q)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
+
+
+def _samples(lines: Iterable[str]) -> Mapping[str, list[Sample]]:
+    """Samples by name; a line that cannot be read loses them all, as a torn answer would."""
     found: dict[str, list[Sample]] = {}
     try:
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):
@@ -107,23 +122,6 @@ def _table(samples: Mapping[str, list[Sample]], model: str, tensor: int) -> Step
         except TableMissing:
             continue
     return None
-
-
-def _quantile(samples: Mapping[str, list[Sample]], name: str, q: float, where: Mapping[str, str]) -> float | None:
-    """Of a summary that states it, or of a histogram: the upper bound of the bucket that holds it."""
-    for sample in samples.get(name, ()):
-        if sample.labels.get("quantile") == f"{q:g}" and _matches(sample, where):
-            return sample.value
-    buckets = sorted(
-        (float(s.labels["le"]), s.value)
-        for s in samples.get(f"{name}_bucket", ())
-        if "le" in s.labels and _matches(s, where)
-    )
-    return _bucket_quantile(buckets, q)
-
-
-def _matches(sample: Sample, where: Mapping[str, str]) -> bool:
-    return all(sample.labels.get(key) == value for key, value in where.items())
 
 
 def _bucket_quantile(buckets: Iterable[tuple[float, float]], q: float) -> float | None:

@@ -75,10 +75,10 @@ class StateGauges(Collector):
         for name, help_, value in (
             (
                 "paceline_fleet_lateness_p99_seconds",
-                "How late engines run, the worst; wall time.",
+                "How late the steps of all engines end; wall time.",
                 fleet.lateness_p99_s,
             ),
-            ("paceline_fleet_step_p50_seconds", "Median engine step, the shortest; wall time.", fleet.step_p50_s),
+            ("paceline_fleet_step_p50_seconds", "Median step of all engines; wall time.", fleet.step_p50_s),
         ):
             if value is not None:
                 gauge = self._family(name, help_)

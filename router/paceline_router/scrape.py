@@ -14,7 +14,7 @@ from paceline_api.headers import SIMULATED
 from paceline_engine.clock import Clock
 from paceline_engine.http1 import ClientError, ClientPool, Response, fetch
 
-from paceline_router.exposition import Scraped, read
+from paceline_router.exposition import LATENESS, STEP, Scraped, fleet_quantile, read
 from paceline_router.state import Ledger, Replica
 
 _log = logging.getLogger(__name__)
@@ -64,14 +64,14 @@ class Scraper:
 
     @property
     def lateness_p99_s(self) -> float | None:
-        """Of the engine that runs latest, wall seconds."""
-        return max((s.lateness_p99_s for s in self._scraped.values() if s.lateness_p99_s is not None), default=None)
+        """Over the steps of all engines, wall seconds."""
+        return fleet_quantile(self._scraped.values(), LATENESS, 0.99, {})
 
     @property
     def step_p50_s(self) -> float | None:
-        """Of the engine with the shortest steps, wall seconds."""
-        steps = [s.step_p50_s for s in self._scraped.values() if s.step_p50_s is not None]
-        return self._clock.wall(min(steps)) if steps else None
+        """The median over the steps of all engines, wall seconds."""
+        median = fleet_quantile(self._scraped.values(), STEP, 0.5, {"kind": "measured"})
+        return None if median is None else self._clock.wall(median)
 
     async def _watch(self, replica: Replica) -> None:
         hurry = self._hurry[replica.name]

@@ -6,7 +6,7 @@ import pytest
 from paceline_api.outcomes import Outcome
 from paceline_api.slo import Course, SLOClass, Verdict
 from paceline_engine.tables import load_table
-from paceline_router.exposition import read
+from paceline_router.exposition import LATENESS, STEP, fleet_quantile, read
 from paceline_router.miss import Cause, Phases, cause
 from paceline_router.state import Facts
 from paceline_router.tracker import Tracker
@@ -116,8 +116,8 @@ def test_an_exposition_is_read_for_what_the_router_decides_by() -> None:
     scraped = read(EXPOSITION, 7.0, "served", 1)
     table = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
     assert scraped.facts == Facts(table, 0.9, 0.003, 1.25, 0.002, 512, 32, 32_000, 7.0)
-    assert scraped.lateness_p99_s == pytest.approx(0.0019)
-    assert scraped.step_p50_s == pytest.approx(0.015)
+    assert fleet_quantile([scraped], LATENESS, 0.99, {}) == pytest.approx(0.0019)
+    assert fleet_quantile([scraped], STEP, 0.5, {"kind": "measured"}) == pytest.approx(0.015)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,12 @@ def test_an_exposition_is_read_for_what_the_router_decides_by() -> None:
 def test_what_makes_no_sense_leaves_the_defaults(text: str) -> None:
     scraped = read(text, 7.0, "served", 1)
     assert scraped.facts == Facts(seen_at_s=7.0)
-    assert scraped.lateness_p99_s is None
+    assert fleet_quantile([scraped], LATENESS, 0.99, {}) is None
 
 
-def test_a_summary_states_its_quantile() -> None:
-    assert read('paceline_sim_lateness_seconds{quantile="0.99"} 0.004\n', 0.0, "m", 1).lateness_p99_s == 0.004
+def test_a_fleets_quantile_counts_every_step_once_whichever_engine_made_it() -> None:
+    busy = 'paceline_sim_lateness_seconds_bucket{le="0.001"} 990\npaceline_sim_lateness_seconds_bucket{le="+Inf"} 990\n'
+    idle = 'paceline_sim_lateness_seconds_bucket{le="0.001"} 0\npaceline_sim_lateness_seconds_bucket{le="+Inf"} 10\n'
+    fleet = [read(text, 0.0, "m", 1) for text in (busy, idle)]
+    assert fleet_quantile(fleet, LATENESS, 0.99, {}) == pytest.approx(0.001)
+    assert fleet_quantile(fleet[:1], LATENESS, 0.5, {}) == pytest.approx(0.0005, rel=0.02)

@@ -1,0 +1,167 @@
+"""How an engine is started: facts of a service and a pool → argv and environment, for both runtimes.
+
+`paceline up` and the operator fill the same `LaunchSpec`, so that what is tried locally is what a cluster runs. The
+service's token is not part of it: it comes from the environment that the caller gives (a Secret in a cluster). Facts
+about vLLM's flags are those of 0.32. Invariant: the same spec gives the same command, and `extra_args` come last, where
+they override. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+MODELS_DIR = "/models"  # where a pod mounts the claim of a pvc:// model
+
+Runtime = Literal["Simulated", "VLLM"]
+Role = Literal["prefill", "decode", "mixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """One engine process. `ports` has one port a replica (0: chosen by the kernel); vLLM serves a single replica.
+
+    `default_*` is the service's default class. `token_budget` 0 leaves it to the engine's policy. `table` and what
+    follows `announce` concern the simulated runtime, `side_channel_*` NIXL's handshake of the VLLM one.
+    """
+
+    runtime: Runtime
+    service: str
+    pool: str
+    role: Role
+    model_uri: str
+    served_name: str
+    max_context_tokens: int
+    default_class: str
+    default_ttft_s: float
+    default_tpot_s: float
+    ports: tuple[int, ...] = (8000,)
+    host: str = "127.0.0.1"
+    namespace: str = ""
+    revision: str = ""
+    model_revision: str = ""
+    tensor: int = 1
+    pipeline: int = 1
+    token_budget: int = 0
+    disaggregated: bool = False
+    kv_timeout_ms: int = 5000
+    kv_on_failure: Literal["recompute", "fail"] = "recompute"
+    kv_lease_s: float = 30.0
+    drain_timeout_s: float = 300.0
+    extra_args: tuple[str, ...] = ()
+    side_channel_host: str = ""
+    side_channel_port: int = 5600
+    table: str = ""
+    announce: str = ""
+    policy: str = "stall-free"
+    time_scale: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`env` is what the process needs beside the caller's own environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+def engine_command(spec: LaunchSpec, python: str = sys.executable) -> Command:
+    """The command that starts the engines of `spec`; `python` is the interpreter of the simulated runtime."""
+    match spec.runtime:
+        case "Simulated":
+            return Command((python, "-m", "paceline_engine.sim", *_simulated_flags(spec), *spec.extra_args), {})
+        case "VLLM":
+            return Command(("vllm", "serve", *_vllm_args(spec), *spec.extra_args), _vllm_env(spec))
+        case _:
+            assert_never(spec.runtime)
+
+
+def model_path(uri: str) -> str:
+    """What vLLM takes for a model URI: a repository of the hub, or a folder."""
+    scheme, _, rest = uri.partition("://")
+    match scheme:
+        case "hf":
+            return rest
+        case "pvc":
+            return f"{MODELS_DIR}/{rest}"
+        case "file":
+            return f"/{rest.lstrip('/')}"
+        case _:
+            return uri
+
+
+def _simulated_flags(spec: LaunchSpec) -> list[str]:
+    flags = {
+        "model": spec.model_uri,
+        "served-name": spec.served_name,
+        "table": spec.table,
+        "tensor": spec.tensor,
+        "role": spec.role,
+        "policy": spec.policy,
+        "replicas": len(spec.ports),
+        "ports": ",".join(map(str, spec.ports)),
+        "host": spec.host,
+        "max-model-len": spec.max_context_tokens,
+        "time-scale": f"{spec.time_scale:g}",
+        "seed": spec.seed,
+        "token-budget": spec.token_budget,
+        "kv-timeout-ms": spec.kv_timeout_ms,
+        "kv-on-failure": spec.kv_on_failure,
+        "lease-s": f"{spec.kv_lease_s:g}",
+        "drain-timeout-s": f"{spec.drain_timeout_s:g}",
+        "default-class": spec.default_class,
+        "default-ttft-ms": f"{spec.default_ttft_s * 1e3:g}",
+        "default-tpot-ms": f"{spec.default_tpot_s * 1e3:g}",
+        "service": spec.service,
+        "namespace": spec.namespace,
+        "pool": spec.pool,
+        "revision": spec.revision,
+        "announce": spec.announce,
+    }
+    return [f"--{name}={value}" for name, value in flags.items() if value != ""]
+
+
+def _vllm_args(spec: LaunchSpec) -> list[str]:
+    if len(spec.ports) != 1:
+        raise ValueError(f"vLLM serves one replica a process, got {len(spec.ports)} ports")
+    args = [model_path(spec.model_uri)]
+    if spec.model_revision:
+        args.append(f"--revision={spec.model_revision}")
+    args += [
+        f"--served-model-name={spec.served_name}",
+        f"--host={spec.host}",
+        f"--port={spec.ports[0]}",
+        f"--max-model-len={spec.max_context_tokens}",
+        f"--tensor-parallel-size={spec.tensor}",
+        f"--pipeline-parallel-size={spec.pipeline}",
+        f"--shutdown-timeout={spec.drain_timeout_s:.0f}",  # the default, 0, leaves open streams hanging
+    ]
+    if spec.token_budget:
+        args.append(f"--max-num-batched-tokens={spec.token_budget}")
+    if spec.disaggregated:
+        args.append(f"--kv-transfer-config={_kv_transfer_config(spec)}")
+    return args
+
+
+def _kv_transfer_config(spec: LaunchSpec) -> str:
+    """vLLM's flag for NIXL, which takes the direction of a hand-over from each request: hence `kv_both`."""
+    config = {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": spec.kv_on_failure,
+        "kv_connector_extra_config": {"kv_lease_duration": round(spec.kv_lease_s)},
+    }
+    return json.dumps(config, separators=(",", ":"))
+
+
+def _vllm_env(spec: LaunchSpec) -> dict[str, str]:
+    env = {"VLLM_NO_USAGE_STATS": "1"}
+    if spec.disaggregated:
+        env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(spec.side_channel_port)
+        if spec.side_channel_host:
+            env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = spec.side_channel_host
+    return env
