@@ -23,6 +23,7 @@ from paceline_engine.step_time import Regime, StepTimeModel
 HORIZON_TOKENS = 32  # how far ahead a decode's pace may be made up for (DESIGN §5)
 MAX_PARTIALS = 4  # prefills that may hold KV unfinished
 LOST_SHARE = 0.1  # of prefill tokens, for prefills that miss anyway, while others can be saved
+CROWDED_SHARE = 0.9  # of the tightest TPOT: a decode step that long is worth thinning out
 REPLAN_STEPS = 16  # decode-only steps between two looks at the deadlines
 SIT_OUT_FACTOR = 1.5  # a decode may sit out a step only if its TPOT is this far above the tightest
 
@@ -66,85 +67,71 @@ class StallFree(Latest):
 
     def _owed(self, view: View, start_s: float) -> _Owed:
         """One pass over the decodes: who must run, and by when the step must end."""
-        decodes, lengths, predict = view.decodes, self.lengths, self.model.predict4
-        context = 0
-        tightest = inf
-        for r in decodes:
-            context += r.prompt_tokens + r.emitted_tokens
-            if r.objective.tpot_s < tightest:
-                tightest = r.objective.tpot_s
+        decodes, lengths = view.decodes, self.lengths
+        if not decodes:
+            return _Owed(inf, [], StepLoad(), inf, 0)
+        context = sum([r.prompt_tokens + r.emitted_tokens for r in decodes])
+        tightest = min([r.objective.tpot_s for r in decodes])
         joining = view.partials[0] if view.partials else view.waiting[0] if view.waiting else None
-        n, joined = len(decodes), context
-        if joining is not None:
-            n, joined = n + 1, context + joining.total_tokens
-        pace_s = predict(0, 0.0, n, joined) if n else 0.0
-        ratio = self.model.margin_ratio(Regime.MIXED if joining else Regime.DECODE)
-        margin_s = ratio * pace_s + self.delay_s
+        extra = (1, joining.total_tokens) if joining else (0, 0)
+        pace_s = self.model.predict4(0, 0.0, len(decodes) + extra[0], context + extra[1])
+        regime = Regime.MIXED if joining else Regime.DECODE
+        from_s = start_s + self.model.margin_ratio(regime) * pace_s + self.delay_s
+        crowded = joining is not None or pace_s > CROWDED_SHARE * tightest
         limit, growth, run = inf, 0, []
-        crowded = joining is not None or pace_s > 0.9 * tightest
         for r in decodes:
-            objective, emitted = r.objective, r.emitted_tokens
-            left = min(lengths.remaining(objective.class_name, emitted), r.max_tokens - emitted)
+            left = min(lengths.remaining(r.objective.class_name, r.emitted_tokens), r.max_tokens - r.emitted_tokens)
             growth += left
-            if emitted == 0:  # KV came from elsewhere: its first token is a decode step, bound by its TTFT
-                slack = r.ttft_deadline_s - start_s - margin_s
-                r.lost = slack < pace_s
-            else:
-                h = min(HORIZON_TOKENS, left)
-                slack = _due_s(r, h) - (h - 1) * pace_s - start_s - margin_s
-                r.lost = slack < pace_s and _due_s(r, left) - left * pace_s < start_s
-            stall = objective.max_stall_s
-            if emitted:
-                stall += r.last_token_s - start_s - margin_s
-            may_wait = crowded and emitted and not r.lost and objective.tpot_s >= SIT_OUT_FACTOR * tightest
+            slack, stall = _slack_and_stall(r, left, pace_s, from_s)
+            r.lost = slack < pace_s and _due_s(r, left) - left * pace_s < start_s
+            may_wait = crowded and r.emitted_tokens and not r.lost and r.objective.tpot_s >= SIT_OUT_FACTOR * tightest
             room = min(slack, stall) - pace_s
             if may_wait and room > max(pace_s, tightest):  # it sits this one out, and must still make the next
                 limit = min(limit, room)
                 continue
             run.append(r)
             limit = min(limit, stall) if r.lost else min(limit, slack, stall)
-        load = StepLoad(len(run), sum(r.total_tokens for r in run) if len(run) < len(decodes) else context)
+        load = StepLoad(len(run), context if len(run) == len(decodes) else sum(r.total_tokens for r in run))
         return _Owed(limit, run, load, tightest, growth)
 
     def _compose(self, view: View, owed: _Owed, start_s: float) -> tuple[list[Request], int]:
         """Prefills of this step in order, and the tokens that they may take."""
         savable, lost = self._queues(view, start_s)
         load, limit = owed.load, owed.limit_s
-        room = view.limits.max_batched_tokens - load.decodes
         chosen: list[Request] = []
-        partials = len(view.partials)
         kv_left = view.kv.available - view.kv.blocks_for(owed.growth_tokens)
         for r, is_lost in self._turns(savable, lost):
             fresh = not r.blocks
             if fresh and (view.running or chosen) and not self._admits(view, owed, r, len(chosen), kv_left):
                 break
-            ratio = self.model.margin_ratio(Regime.MIXED)
-            bound = (
-                limit if is_lost else min(limit, max(r.ttft_deadline_s - self.transfer_s - start_s - self.delay_s, 0.0))
-            )
-            left = r.left_tokens
-            chunk = largest_chunk(
-                load, self.model, r.computed_tokens, left, bound / (1 + ratio), room, view.limits.tile_tokens
-            )
-            if chunk < left and not is_lost and bound < limit:  # its own deadline is no reason to cut it short
-                chunk = largest_chunk(
-                    load, self.model, r.computed_tokens, left, limit / (1 + ratio), room, view.limits.tile_tokens
-                )
-            if chunk <= 0 or (chunk < left and fresh and partials >= MAX_PARTIALS):
+            due_s = inf if is_lost else max(r.ttft_deadline_s - self.transfer_s - self.delay_s - start_s, 0.0)
+            chunk = self._chunk(load, r, limit, due_s, view)
+            if chunk <= 0 or (chunk < r.left_tokens and fresh and len(view.partials) >= MAX_PARTIALS):
                 break
-            if chosen and bound < limit and load.seconds(self.model, chunk, r.computed_tokens) > bound:
+            if chosen and due_s < limit and load.seconds(self.model, chunk, r.computed_tokens) > due_s:
                 break
             chosen.append(r)
             load.add(chunk, r.computed_tokens)
-            room -= chunk
             self._lost_credit += -chunk if is_lost else LOST_SHARE * chunk
-            if fresh:
-                kv_left -= view.kv.blocks_for(r.total_tokens)
-            if chunk < left:
+            kv_left -= view.kv.blocks_for(r.total_tokens) if fresh else 0
+            limit = min(limit, due_s)
+            if chunk < r.left_tokens:
                 break
-            limit = min(limit, bound) if not is_lost else limit
         self._lost_credit = min(max(self._lost_credit, 0.0), float(view.limits.max_batched_tokens))
         return chosen, load.prefill_tokens
+
+    def _chunk(self, load: StepLoad, r: Request, limit_s: float, due_s: float, view: View) -> int:
+        """Tokens of `r` for this step; its own deadline may shorten the step, but is no reason to cut the prompt."""
+        limits = view.limits
+        room = limits.max_batched_tokens - load.decodes - load.prefill_tokens
+        certain = 1 + self.model.margin_ratio(Regime.MIXED)
+        for bound_s in (min(limit_s, due_s), limit_s):
+            chunk = largest_chunk(
+                load, self.model, r.computed_tokens, r.left_tokens, bound_s / certain, room, limits.tile_tokens
+            )
+            if chunk == r.left_tokens:
+                break
+        return chunk
 
     def _queues(self, view: View, start_s: float) -> tuple[list[Request], list[Request]]:
         """Savable prefills by slack, and lost ones, shortest first."""
@@ -187,6 +174,17 @@ class StallFree(Latest):
             weight += share
             context += share * d.total_tokens
         return self.model.predict4(0, 0.0, max(1, round(weight)), round(context)) <= tightest
+
+
+def _slack_and_stall(r: Request, left: int, pace_s: float, from_s: float) -> tuple[float, float]:
+    """Seconds from `from_s` that the step may take: until the mean TPOT breaks, and until the stream stalls.
+
+    A request whose KV came from elsewhere has emitted nothing: its first token is a decode step, bound by its TTFT.
+    """
+    if r.emitted_tokens == 0:
+        return r.ttft_deadline_s - from_s, r.objective.max_stall_s
+    h = min(HORIZON_TOKENS, left)
+    return _due_s(r, h) - (h - 1) * pace_s - from_s, r.last_token_s + r.objective.max_stall_s - from_s
 
 
 def _due_s(r: Request, h: int) -> float:
