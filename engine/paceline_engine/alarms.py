@@ -66,7 +66,7 @@ class Alarms:
     async def wait_until(self, when_s: float) -> None:
         """Returns at `when_s`; at the loop's next round when that has passed."""
         rung = self._loop.create_future()
-        alarm = self.set(when_s, lambda: rung.set_result(None))
+        alarm = self.set(when_s, lambda: None if rung.done() else rung.set_result(None))
         try:
             await rung
         finally:

@@ -71,3 +71,22 @@ def test_alarms_are_finer_than_a_millisecond() -> None:
         alarms.close()
 
     run(work)
+
+
+def test_a_waiter_that_is_cancelled_in_the_ring_of_its_own_alarm_breaks_nothing() -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        broken: list[object] = []
+        loop.set_exception_handler(lambda _, context: broken.append(context))
+        alarms = Alarms(loop)
+        when_s = time.monotonic() + 0.002
+        waiter = asyncio.create_task(alarms.wait_until(when_s))
+        await asyncio.sleep(0)
+        alarms.set(when_s - 1e-6, waiter.cancel)
+        await asyncio.wait([waiter])
+        await asyncio.sleep(0.005)
+        assert waiter.cancelled()
+        assert broken == []
+        alarms.close()
+
+    run(work)
