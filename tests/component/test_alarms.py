@@ -82,7 +82,11 @@ def test_a_waiter_that_is_cancelled_in_the_ring_of_its_own_alarm_breaks_nothing(
         when_s = time.monotonic() + 0.002
         waiter = asyncio.create_task(alarms.wait_until(when_s))
         await asyncio.sleep(0)
-        alarms.set(when_s - 1e-6, lambda: None if waiter.cancel() else None)
+
+        def cancel() -> None:
+            waiter.cancel()
+
+        alarms.set(when_s - 1e-6, cancel)
         await asyncio.wait([waiter])
         await asyncio.sleep(0.005)
         assert waiter.cancelled()
