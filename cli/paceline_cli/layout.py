@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from paceline_api.config import (
-    ClassConfig,
-    KVTransferConfig,
-    LimitsConfig,
-    ReplicaConfig,
-    RoleName,
-    RouterConfig,
-    StaticDiscovery,
-)
-from paceline_api.v1alpha1 import LLMService, OnFailure, Role, Runtime, Topology
+from paceline_api.config import ReplicaConfig, RouterConfig, StaticDiscovery
+from paceline_api.v1alpha1 import LLMService, Runtime
 from paceline_engine.launch import LaunchSpec, engine_command
+from paceline_planner.launching import launch_spec, router_config
 from paceline_planner.plan import Plan, PoolPlan
 
 from paceline_cli.processes import Command
@@ -31,11 +23,6 @@ from paceline_cli.processes import Command
 LOOPBACK = "127.0.0.1"
 ANYWHERE = ("", "0.0.0.0", "::")
 REVISION = "local"
-ROLE_NAMES: Mapping[Role, RoleName] = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "mixed"}
-ON_FAILURE: Mapping[OnFailure, Literal["recompute", "fail"]] = {
-    OnFailure.RECOMPUTE: "recompute",
-    OnFailure.FAIL: "fail",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +100,7 @@ def lay_out(
     if time_scale != 1:
         facts["time_scale"] = f"{time_scale:g}"
     return Layout(
-        config=_router_config(service, tuple(replicas)),
+        config=router_config(service, StaticDiscovery(replicas=tuple(replicas))),
         engines=tuple(engines),
         host=host,
         port=port,
@@ -153,50 +140,7 @@ def _replica(spec: LaunchSpec, pool: PoolPlan, index: int, url: str) -> ReplicaC
     return ReplicaConfig(name=name, url=url, role=spec.role, pool=pool.name, revision=spec.revision, gpus=gpus)
 
 
-def _router_config(service: LLMService, replicas: tuple[ReplicaConfig, ...]) -> RouterConfig:
-    engine = service.spec.engine
-    transfer = engine.kv_transfer
-    return RouterConfig(
-        service=service.name,
-        namespace=service.metadata.namespace,
-        model=service.served_name,
-        max_context_tokens=service.spec.model.max_context_tokens,
-        default_class=service.default_class_name,
-        classes=tuple(ClassConfig.of(slo) for slo in service.slo_classes().values()),
-        discovery=StaticDiscovery(replicas=replicas),
-        kv_transfer=KVTransferConfig(timeout_s=transfer.timeout_ms / 1e3, on_failure=ON_FAILURE[transfer.on_failure]),
-        limits=LimitsConfig(drain_timeout_s=engine.drain_timeout_seconds),
-    )
-
-
 def _launch(service: LLMService, plan: Plan, pool: PoolPlan) -> LaunchSpec:
     """All of a pool's launch but its ports."""
-    model, engine = service.spec.model, service.spec.engine
-    default = service.slo_classes()[service.default_class_name]
-    return LaunchSpec(
-        runtime=engine.runtime.value,
-        service=service.name,
-        namespace=service.metadata.namespace,
-        pool=pool.name,
-        revision=REVISION,
-        role=ROLE_NAMES[pool.role],
-        model_uri=model.uri,
-        model_revision=model.revision,
-        served_name=service.served_name,
-        max_context_tokens=model.max_context_tokens,
-        default_class=default.name,
-        default_ttft_s=default.ttft_s,
-        default_tpot_s=default.tpot_s,
-        host=LOOPBACK,
-        tensor=pool.tensor,
-        pipeline=pool.pipeline,
-        table=pool.table,
-        token_budget=plan.token_budget,
-        disaggregated=plan.topology is Topology.DISAGGREGATED,
-        kv_timeout_ms=engine.kv_transfer.timeout_ms,
-        kv_on_failure=ON_FAILURE[engine.kv_transfer.on_failure],
-        kv_lease_s=KVTransferConfig().lease_s,
-        drain_timeout_s=engine.drain_timeout_seconds,
-        extra_args=engine.extra_args,
-        side_channel_host=LOOPBACK,
-    )
+    spec = launch_spec(service, plan, pool)
+    return replace(spec, revision=REVISION, host=LOOPBACK, side_channel_host=LOOPBACK)

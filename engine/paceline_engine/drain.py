@@ -1,10 +1,10 @@
 """`python -m paceline_engine.drain`: the preStop hook of both runtimes. It returns when the engine has nothing left.
 
-It asks the engine to drain (`POST /paceline/drain` with the service's token: `/readyz` turns to 503, new requests are
-refused after the notice), then polls `/metrics` until nothing runs, waits or is parked for a decode engine. A vLLM
-without our plugin knows no such call (404): there the hook waits out `--notice-s` instead, in which endpoints and
-routers notice that the pod is going, and then for the same metrics; unread KV it cannot see, and leaves to vLLM's own
-`--shutdown-timeout`. Always exits with 0: a hook that fails would only cut short what can still be waited for.
+It asks the engine to drain (`POST /paceline/drain` with the service's token: `/readyz` turns to 503), waits out
+`--notice-s`, in which endpoints and routers notice that the pod is going and requests are still served, then polls
+`/metrics` until nothing runs, waits or is parked for a decode engine. A vLLM without our plugin knows no such call
+(404): the hook does the rest all the same; unread KV it cannot see, and leaves to vLLM's own `--shutdown-timeout`.
+Always exits with 0: a hook that fails would only cut short what can still be waited for.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ async def drain(host: str, port: int, *, token: str, notice_s: float, timeout_s:
     try:
         async with asyncio.timeout(timeout_s):
             ask = ((headers.TOKEN.encode(), token.encode()),) if token else ()
-            answer = await fetch(pool, b"POST", b"/paceline/drain", ask, timeout_s=_CALL_TIMEOUT_S)
-            if answer.status != 202:
-                await asyncio.sleep(notice_s)
+            await fetch(pool, b"POST", b"/paceline/drain", ask, timeout_s=_CALL_TIMEOUT_S)
+            await asyncio.sleep(notice_s)
             while True:
                 page = await fetch(pool, b"GET", b"/metrics", timeout_s=_CALL_TIMEOUT_S)
                 if page.status == 200 and left_requests(page.body) == 0:
@@ -57,7 +56,7 @@ async def drain(host: str, port: int, *, token: str, notice_s: float, timeout_s:
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m paceline_engine.drain", description="Wait until an engine is empty.")
     p.add_argument("--url", default="http://127.0.0.1:8000")
-    p.add_argument("--notice-s", type=float, default=10.0, help="for an engine that does not know how to drain")
+    p.add_argument("--notice-s", type=float, default=10.0, help="until everyone has noticed")
     p.add_argument("--timeout-s", type=float, default=300.0)
     args = p.parse_args(argv)
     parts = urlsplit(args.url)

@@ -24,8 +24,9 @@ Role = Literal["prefill", "decode", "mixed"]
 class LaunchSpec:
     """One engine process. `ports` has one port a replica (0: chosen by the kernel); vLLM serves a single replica.
 
-    `default_*` is the service's default class. `token_budget` 0 leaves it to the engine's policy. `table` and what
-    follows `announce` concern the simulated runtime, `side_channel_*` NIXL's handshake of the VLLM one.
+    `default_*` is the service's default class. `token_budget` 0 leaves it to the engine's policy. Engines that pull KV
+    reach this one at `side_channel_host`; `side_channel_port` is that of NIXL's handshake (VLLM). `table` and what
+    follows it concern the simulated runtime; `kv_hosts` are the hosts and networks that it may pull KV from.
     """
 
     runtime: Runtime
@@ -56,6 +57,8 @@ class LaunchSpec:
     side_channel_port: int = 5600
     table: str = ""
     announce: str = ""
+    kv_hosts: tuple[str, ...] = ()
+    drain_notice_s: float = 0.0
     policy: str = "stall-free"
     time_scale: float = 1.0
     seed: int = 0
@@ -105,6 +108,8 @@ def _simulated_flags(spec: LaunchSpec) -> list[str]:
         "replicas": len(spec.ports),
         "ports": ",".join(map(str, spec.ports)),
         "host": spec.host,
+        "advertise-host": spec.side_channel_host,
+        "kv-hosts": ",".join(spec.kv_hosts),
         "max-model-len": spec.max_context_tokens,
         "time-scale": f"{spec.time_scale:g}",
         "seed": spec.seed,
@@ -113,6 +118,7 @@ def _simulated_flags(spec: LaunchSpec) -> list[str]:
         "kv-on-failure": spec.kv_on_failure,
         "lease-s": f"{spec.kv_lease_s:g}",
         "drain-timeout-s": f"{spec.drain_timeout_s:g}",
+        "drain-notice-s": f"{spec.drain_notice_s:g}" if spec.drain_notice_s else "",
         "default-class": spec.default_class,
         "default-ttft-ms": f"{spec.default_ttft_s * 1e3:g}",
         "default-tpot-ms": f"{spec.default_tpot_s * 1e3:g}",

@@ -7,8 +7,9 @@ those parameters on, verbatim. Pure; the router, both engine runtimes and the fl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 KV_PARAMS = "kv_transfer_params"
@@ -92,6 +93,17 @@ def read_remote_kv(params: Mapping[str, Any]) -> RemoteKV:
 def must_start_by(prefill_end_s: float, lease_s: float = LEASE_S) -> float:
     """The latest moment (s, same clock) at which leg 2 may still start on KV parked at `prefill_end_s`."""
     return prefill_end_s + USABLE_LEASE * lease_s
+
+
+def is_allowed_host(host: str, allowed: Collection[str]) -> bool:
+    """Whether KV may be pulled from `host`: it is one of `allowed`, or an address in one of its networks (a CIDR)."""
+    if host in allowed:
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return any(address in ip_network(entry, strict=False) for entry in allowed if "/" in entry)
 
 
 def _text(params: Mapping[str, Any], key: str) -> str:

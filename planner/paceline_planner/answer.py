@@ -74,7 +74,9 @@ class Answer:
             self.finish(self._failure or Outcome.UPSTREAM_FAILED)
 
     def on_error(self, error: ClientError) -> None:
-        if error.kind in _TIMEOUTS:
+        if self._failure is not None:  # the server said what went wrong before it closed
+            self.finish(self._failure)
+        elif error.kind in _TIMEOUTS:
             self.finish(Outcome.TIMED_OUT)
         else:
             self.record.connection_lost = True

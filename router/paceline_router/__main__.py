@@ -12,14 +12,21 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 
 import uvloop
-from paceline_api.config import ConfigError, RouterConfig, StaticDiscovery
+from paceline_api.config import ConfigError, KubernetesDiscovery, RouterConfig
 from paceline_api.headers import TOKEN_ENV
 from paceline_engine.clock import Clock
 
+from paceline_router.members import Membership
+from paceline_router.reload import ConfigFile
 from paceline_router.server import Router
+
+Follower = Callable[[], Coroutine[None, None, None]]
 
 
 class CannotRun(Exception):
@@ -31,34 +38,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="router configuration, JSON")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: kernel-chosen")
+    parser.add_argument(
+        "--drain-notice-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="wall seconds between the signal to stop and the end of accepting: what endpoints need to notice",
+    )
     parser.add_argument("--time-scale", type=float, default=1.0, metavar="S", help="model time = wall time × S")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each call to the API server
     try:
         config = RouterConfig.read(args.config)
         clock = Clock(args.time_scale)
-        uvloop.run(_serve(config, clock, args.host, args.port, os.environ.get(TOKEN_ENV)))
+        uvloop.run(_serve(config, clock, args))
     except (ConfigError, CannotRun, ValueError) as e:
         print(f"paceline_router: {e}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(config: RouterConfig, clock: Clock, host: str, port: int, token: str | None) -> None:
-    discovery = config.discovery
-    if not isinstance(discovery, StaticDiscovery):
-        raise CannotRun(f"discovery.kind {discovery.kind} is unknown to this version; list the replicas (kind static)")
+async def _serve(config: RouterConfig, clock: Clock, args: argparse.Namespace) -> None:
+    host, port = args.host, args.port
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    router = Router(config, discovery, clock, token)
+    router = Router(config, config.discovery, clock, os.environ.get(TOKEN_ENV))
+    async with AsyncExitStack() as stack:
+        follow = await _discovery(config, router.membership, stack)
+        try:
+            server = await router.listen(host, port)
+        except OSError as e:
+            raise CannotRun(_cannot_listen(host, port, e)) from e
+        print(f"ready url=http://{host}:{server.port} service={config.service}", flush=True)
+        followers = [ConfigFile(Path(args.config), router.shell).watch(), *(f() for f in follow)]
+        await router.run(server, stop, *followers, notice_s=args.drain_notice_s)
+
+
+async def _discovery(config: RouterConfig, membership: Membership, stack: AsyncExitStack) -> list[Follower]:
+    """Imports the Kubernetes client only where there is a Kubernetes: a router of `paceline up` starts without it."""
+    if not isinstance(config.discovery, KubernetesDiscovery):
+        return []
+    from paceline_router import kube
+    from paceline_router.discovery import follow
+
     try:
-        server = await router.listen(host, port)
-    except OSError as e:
-        raise CannotRun(_cannot_listen(host, port, e)) from e
-    print(f"ready url=http://{host}:{server.port} service={config.service}", flush=True)
-    await router.run(server, stop)
+        client = await stack.enter_async_context(kube.Kube.connect())
+    except kube.ConfigError as e:
+        raise CannotRun(str(e)) from e
+    return [partial(follow, client, config.discovery, membership)]
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:

@@ -64,11 +64,11 @@ class App:
         exchange.respond(200, b"ok\n", content_type=_PLAIN)
 
     def _readyz(self, exchange: Exchange) -> None:
-        if self._shell.is_ready:
-            exchange.respond(200, b"ready\n", content_type=_PLAIN)
+        cause = self._shell.not_ready
+        if cause:
+            exchange.respond(503, f"{cause}\n".encode(), content_type=_PLAIN)
         else:
-            why = b"draining\n" if self._shell.draining else b"no ready replica of a needed role\n"
-            exchange.respond(503, why, content_type=_PLAIN)
+            exchange.respond(200, b"ready\n", content_type=_PLAIN)
 
     def _metrics(self, exchange: Exchange) -> None:
         exchange.respond(200, generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST.encode())

@@ -127,6 +127,13 @@ def without_prefill(*, recompute: bool) -> Recompute | GiveUp:
     return GiveUp(Outcome.UPSTREAM_FAILED, "the prefill or its KV transfer failed, and kv_transfer.on_failure is fail")
 
 
+def without_decoder(progress: Progress, message: str, *, elsewhere: bool) -> Again | GiveUp:
+    """No decode replica of the prefill's revision is left; `elsewhere`: others can serve the request from its start."""
+    if elsewhere and progress.failures + 1 < MAX_FAILURES:
+        return Again()
+    return without_replica(progress, message)
+
+
 def without_replica(progress: Progress, message: str) -> GiveUp:
     """No ready replica is left: the service's state for a first attempt, a consequence of the failures after one."""
     if progress.failures:

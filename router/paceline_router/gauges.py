@@ -60,7 +60,7 @@ class StateGauges(Collector):
             of_role = [replica for replica in replicas if replica.role is role]
             if of_role:
                 gpus.add_metric((*self._service, role), sum(r.gpus for r in of_role))
-                ready.add_metric((*self._service, role), sum(r.ready for r in of_role))
+                ready.add_metric((*self._service, role), sum(r.is_active for r in of_role))
             if of_role or role in jobs:
                 flying.add_metric((*self._service, role), jobs.count(role))
         yield gpus

@@ -223,13 +223,23 @@ class Job:
     def _fetch(self) -> None:
         """Leg 2, to the decode replica that is best now."""
         shell = self.shell
-        shell.ledger.give_back_decode(self._held)
-        name = shell.picker.choose_decode(shell.ledger, self._size, shell.clock.now(), self._avoid)
+        flight = self._held
+        shell.ledger.give_back_decode(flight)
+        revision = flight.prefill.revision if flight.prefill is not None else ""
+        name = shell.picker.choose_decode(shell.ledger, self._size, shell.clock.now(), self._avoid, revision)
         if isinstance(name, NoEndpoint):
-            self._apply(attempts.without_replica(self._progress(), name.message))
+            self._without_decoder(flight.decode.name, name.message)
             return
-        shell.ledger.decode_on(self._held, name)
+        shell.ledger.decode_on(flight, name)
         self._send(Leg.FETCH, name, self._bodies.fetch(self._kv_params), self._client_answer())
+
+    def _without_decoder(self, last: str, message: str) -> None:
+        elsewhere = self.shell.picker.can_serve(self.shell.ledger)
+        step = attempts.without_decoder(self._progress(), message, elsewhere=elsewhere)
+        if isinstance(step, Again):
+            self._failures += 1
+            self.account.leg_failed(self.id, Leg.FETCH, Fault.UNREACHED, step, last, message)
+        self._apply(step)
 
     def _send_prefill(self, name: str) -> None:
         self._send(Leg.PREFILL, name, self._bodies.prefill(), PrefillAnswer(self))

@@ -28,9 +28,13 @@ class Counters:
 
     __slots__ = ("help", "labels", "name", "values")
 
-    def __init__(self, name: str, help_: str, labels: tuple[str, ...], zeros: Iterable[tuple[str, ...]] = ()) -> None:
+    def __init__(self, name: str, help_: str, labels: tuple[str, ...]) -> None:
         self.name, self.help, self.labels = name, help_, labels
-        self.values: dict[tuple[str, ...], int] = dict.fromkeys(zeros, 0)
+        self.values: dict[tuple[str, ...], int] = {}
+
+    def begin(self, *labels: str) -> None:
+        """Shows 0 before the first is counted, so that an increase is seen."""
+        self.values.setdefault(labels, 0)
 
     def add(self, *labels: str) -> None:
         self.values[labels] = self.values.get(labels, 0) + 1
@@ -51,6 +55,17 @@ class Histogram:
         self.name, self.help, self.labels = name, help_, labels
         self.bounds = sorted(set(bounds))
         self.values: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}  # counts per bucket; [sum]
+
+    def rebound(self, bounds: Iterable[float]) -> None:
+        """Other buckets from now on. Counts at bounds that stay are exact; at a new bound, those known to be below."""
+        bounds = sorted(set(bounds))
+        upper = [bisect_left(bounds, bound) for bound in self.bounds] + [len(bounds)]  # old bucket → new one
+        for labels, (counts, total) in self.values.items():
+            moved = [0] * (len(bounds) + 1)
+            for index, count in zip(upper, counts, strict=True):
+                moved[index] += count
+            self.values[labels] = (moved, total)
+        self.bounds = bounds
 
     def observe(self, value: float, *labels: str) -> None:
         found = self.values.get(labels)
@@ -80,23 +95,17 @@ class RouterMetrics(Collector):
 
     def __init__(self, service: str, namespace: str, classes: Mapping[str, SLOClass]) -> None:
         self._service = (service, namespace)
-        ttft = (*TIME_BOUNDS_S, *(c.ttft_s for c in classes.values()))
-        tpot = (*TIME_BOUNDS_S, *(c.tpot_s for c in classes.values()), *(c.stall_s for c in classes.values()))
         by_class = ("slo_class",)
-        self.received = Counters(
-            "paceline_requests_received", "Requests received.", by_class, [(name,) for name in classes]
-        )
+        self.received = Counters("paceline_requests_received", "Requests received.", by_class)
         self.outcomes = Counters(
             "paceline_requests",
             "Requests that ended, by outcome.",
             (*by_class, "outcome"),
-            [(name, str(outcome)) for name in classes for outcome in Outcome],
         )
         self.decided = Counters(
             "paceline_slo_decided",
             "Requests whose verdict on their class's objective is decided.",
             (*by_class, "result"),
-            [(name, str(verdict)) for name in classes for verdict in Verdict],
         )
         self.tightened = Counters(
             "paceline_slo_tightened_decided",
@@ -106,14 +115,13 @@ class RouterMetrics(Collector):
         self.misses = Counters("paceline_miss", "Missed objectives, by what took the time.", (*by_class, "cause"))
         self.legs = Counters("paceline_legs", "Requests sent to engines, by how they ended.", ("role", "result"))
         self.retries = Counters("paceline_retries", "Steps taken after a leg failed.", ("leg", "fault", "step"))
-        self.transfer_failures = Counters(
-            "paceline_kv_transfer_failures", "Prefills or KV hand-overs that failed.", (), [()]
-        )
-        self.ttft = Histogram("paceline_ttft_seconds", "Receipt to first content sent.", by_class, ttft)
-        self.tpot = Histogram("paceline_tpot_seconds", "Mean time per output token after the first.", by_class, tpot)
-        self.itl = Histogram("paceline_itl_seconds", "Gaps between tokens of a stream.", by_class, tpot)
+        self.transfer_failures = Counters("paceline_kv_transfer_failures", "Prefills or KV hand-overs that failed.", ())
+        self.transfer_failures.begin()
+        self.ttft = Histogram("paceline_ttft_seconds", "Receipt to first content sent.", by_class, ())
+        self.tpot = Histogram("paceline_tpot_seconds", "Mean time per output token after the first.", by_class, ())
+        self.itl = Histogram("paceline_itl_seconds", "Gaps between tokens of a stream.", by_class, ())
         self.queue = Histogram(
-            "paceline_queue_seconds", "Receipt to the sending of the leg that led to the first token.", by_class, ttft
+            "paceline_queue_seconds", "Receipt to the sending of the leg that led to the first token.", by_class, ()
         )
         self.prompt = Histogram(
             "paceline_prompt_tokens", "Prompt tokens of completed requests.", by_class, TOKEN_BOUNDS
@@ -131,6 +139,20 @@ class RouterMetrics(Collector):
             (),
             OVERHEAD_BOUNDS_S,
         )
+        self.adopt(classes)
+
+    def adopt(self, classes: Mapping[str, SLOClass]) -> None:
+        """These are the classes from now on: their limits are bucket bounds, their counters begin at 0."""
+        for name in classes:
+            self.received.begin(name)
+            for outcome in Outcome:
+                self.outcomes.begin(name, outcome)
+            for verdict in Verdict:
+                self.decided.begin(name, verdict)
+        ttft = (*TIME_BOUNDS_S, *(c.ttft_s for c in classes.values()))
+        tpot = (*TIME_BOUNDS_S, *(c.tpot_s for c in classes.values()), *(c.stall_s for c in classes.values()))
+        for histogram, bounds in ((self.ttft, ttft), (self.queue, ttft), (self.tpot, tpot), (self.itl, tpot)):
+            histogram.rebound(bounds)
 
     def collect(self) -> Iterator[Metric]:
         for family in vars(self).values():

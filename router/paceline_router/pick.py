@@ -1,14 +1,15 @@
 """Which replicas serve a request: the least predicted TTFT, or one of the baselines that it is compared with.
 
-The prompt goes to a prefill or a mixed replica; a prefill replica's request then needs one to decode. A service whose
-prefill replicas are all gone may have its decode replicas compute prompts (`recompute`). Invariant: a choice names
-ready replicas outside `avoid`, and with the same state, generator and past choices it is the same choice.
+The prompt goes to a prefill or a mixed replica; a prefill replica's request then needs one of its revision to decode. A
+service whose prefill replicas are all gone may have its decode replicas compute prompts (`recompute`). Invariant: a
+choice names ready replicas outside `avoid`, no two of different revisions, and with the same state, generator and past
+choices it is the same choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from paceline_router.latency import prefill_s, tpot_s, transfer_s, wait_s
@@ -39,14 +40,17 @@ class NoEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One replica wanted, to compute the prompt (`computes`) or to decode after a hand-over that takes `handover_s`."""
+    """One replica wanted, to compute the prompt (`computes`) or to decode.
+
+    `handover_s`: of a prefill replica's revision, the first decode step that follows the transfer.
+    """
 
     size: Size
     now: float
     computes: bool
     turn: int
     rng: Random
-    handover_s: float = 0.0
+    handover_s: Mapping[str, float] = field(default_factory=dict)
 
 
 Policy = Callable[[Sequence[Replica], Ask], Replica]
@@ -88,7 +92,7 @@ def _predicted_s(replica: Replica, ask: Ask) -> float:
     computed = wait_s(replica, ask.now) + prefill_s(replica, tokens, tokens * tokens)
     if replica.role is not Role.PREFILL:
         return computed
-    return computed + ask.handover_s + transfer_s(replica.facts, tokens)
+    return computed + ask.handover_s[replica.revision] + transfer_s(replica.facts, tokens)
 
 
 def _tpot_s(replica: Replica, ask: Ask) -> float:
@@ -127,43 +131,52 @@ class Picker:
 
     def can_serve(self, ledger: Ledger) -> bool:
         """Whether a request could be given to someone now."""
-        pairs = bool(ledger.ready(Role.DECODE)) and (self._recompute or bool(ledger.ready(Role.PREFILL)))
-        return pairs or bool(ledger.ready(Role.MIXED))
+        if self._recompute and ledger.decoders:
+            return True
+        return bool(ledger.ready(Role.MIXED)) or any(r.revision in ledger.decoders for r in ledger.ready(Role.PREFILL))
 
     def choose(self, ledger: Ledger, size: Size, now: float, avoid: frozenset[str] = NOBODY) -> Choice | NoEndpoint:
         """Where a new request goes. Its decode replica is provisional: `choose_decode` decides when leg 1 ends."""
-        decoders = _without(ledger.ready(Role.DECODE), avoid)
+        decoders: dict[str, Replica] = {}  # the best of each revision
+        for revision, replicas in ledger.decoders.items():
+            if allowed := _without(replicas, avoid):
+                decoders[revision] = self._decoder(allowed, size, now)
         firsts = _without(ledger.ready(Role.MIXED), avoid)
-        decoder: Replica | None = None
         if decoders:
-            decoder = self._decoder(decoders, size, now)
-            firsts = (*_without(ledger.ready(Role.PREFILL), avoid), *firsts)
-        if not firsts and decoder is not None and self._recompute:
+            prefills = _without(ledger.ready(Role.PREFILL), avoid)
+            firsts = (*(r for r in prefills if r.revision in decoders), *firsts)
+        if not firsts and decoders and self._recompute:
             return self.choose_computing(ledger, size, now, avoid)
         if not firsts:
             return NoEndpoint("no ready replica can compute a prompt" if decoders else _missing(ledger))
-        ask = Ask(size, now, True, self._first_turn, self._rng)
-        if decoder is not None:
-            ask = Ask(size, now, True, self._first_turn, self._rng, tpot_s(decoder, size.prompt_tokens))
+        handover_s = {revision: tpot_s(decoder, size.prompt_tokens) for revision, decoder in decoders.items()}
+        ask = Ask(size, now, True, self._first_turn, self._rng, handover_s)
         self._first_turn += 1
         first = self._policy(firsts, ask)
-        if first.role is Role.PREFILL and decoder is not None:
-            return Choice(first.name, decoder.name, _predicted_s(first, ask), ask.handover_s)
+        if first.role is Role.PREFILL:
+            decoder = decoders[first.revision]
+            return Choice(first.name, decoder.name, _predicted_s(first, ask), handover_s[first.revision])
         return Choice(None, first.name, _predicted_s(first, ask), _tpot_s(first, ask))
 
     def choose_prefill(
         self, ledger: Ledger, size: Size, now: float, avoid: frozenset[str] = NOBODY
     ) -> str | NoEndpoint:
-        """Another prefill replica, for a request whose decode replica is already reserved."""
-        firsts = _without(ledger.ready(Role.PREFILL), avoid)
+        """Another prefill replica, with decode replicas of its revision; which of those, `choose_decode` says later."""
+        firsts = tuple(r for r in _without(ledger.ready(Role.PREFILL), avoid) if r.revision in ledger.decoders)
         if not firsts:
             return NoEndpoint("no other prefill replica is ready")
         self._first_turn += 1
-        return self._policy(firsts, Ask(size, now, True, self._first_turn, self._rng)).name
+        step_s = {v: tpot_s(replicas[0], size.prompt_tokens) for v, replicas in ledger.decoders.items()}
+        return self._policy(firsts, Ask(size, now, True, self._first_turn, self._rng, step_s)).name
 
-    def choose_decode(self, ledger: Ledger, size: Size, now: float, avoid: frozenset[str] = NOBODY) -> str | NoEndpoint:
-        """The decode replica of a request whose prompt is computed; its own reservation must not be in the ledger."""
-        decoders = _without(ledger.ready(Role.DECODE), avoid)
+    def choose_decode(
+        self, ledger: Ledger, size: Size, now: float, avoid: frozenset[str] = NOBODY, revision: str = ""
+    ) -> str | NoEndpoint:
+        """The decode replica of a request whose prompt a prefill replica of `revision` computed.
+
+        Its own reservation must not be in the ledger.
+        """
+        decoders = _without(ledger.decoders.get(revision, ()), avoid)
         if not decoders:
             return NoEndpoint("no decode replica is ready")
         chosen = self._decoder(decoders, size, now)

@@ -1,7 +1,8 @@
 """Asks every engine, about once a model second, whether it is ready and what it says of itself.
 
 Readiness comes from `/readyz` (`/health` where there is none), facts from `/metrics`. A replica that failed a request
-is probed again soon. Invariant: a replica is ready only after a good probe later than its last failure.
+is probed again soon. Replicas are added and removed while it runs. Invariant: a replica is ready only after a good
+probe later than its last failure.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SIMULATED = SIMULATED.encode()
 
 
 class Scraper:
-    """Probes all replicas of the ledger until cancelled; also what the engines say over the whole fleet."""
+    """Probes each replica that it was given until cancelled; also what the engines say over the whole fleet."""
 
     def __init__(
         self,
@@ -44,14 +45,36 @@ class Scraper:
         self._model = model
         self._on_lost = on_lost
         self._interval_s = max(clock.wall(INTERVAL_S), SHORTEST_INTERVAL_S)
-        self._hurry: dict[str, asyncio.Event] = {name: asyncio.Event() for name in ledger.replicas}
+        self._replicas: dict[str, Replica] = {}
+        self._hurry: dict[str, asyncio.Event] = {}
+        self._group: asyncio.TaskGroup | None = None  # while it runs
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.probed: set[str] = set()  # names that a probe was tried on
         self._scraped: dict[str, Scraped] = {}
         self._simulated: set[str] = set()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for replica in self._ledger.replicas.values():
-                group.create_task(self._watch(replica))
+            self._group = group
+            for replica in self._replicas.values():
+                self._tasks[replica.name] = group.create_task(self._watch(replica))
+            await asyncio.get_running_loop().create_future()
+
+    def add(self, replica: Replica) -> None:
+        """A replica of the ledger, which has a connection pool; probed at once."""
+        self._replicas[replica.name] = replica
+        self._hurry[replica.name] = asyncio.Event()
+        if self._group is not None:
+            self._tasks[replica.name] = self._group.create_task(self._watch(replica))
+
+    def remove(self, name: str) -> None:
+        """Ends its probes, and forgets what it said."""
+        del self._replicas[name], self._hurry[name]
+        if name in self._tasks:
+            self._tasks.pop(name).cancel()
+        self._scraped.pop(name, None)
+        self._simulated.discard(name)
+        self.probed.discard(name)
 
     def probe_soon(self, name: str) -> None:
         """A request found the replica unwell."""
@@ -79,6 +102,7 @@ class Scraper:
         while True:
             hurry.clear()
             answer = await self._probe(replica)
+            self.probed.add(replica.name)
             unanswered = unanswered + 1 if answer is None else 0
             if unanswered == LOST_AFTER:
                 _log.warning("replica=%s answers no probe", replica.name)

@@ -1,18 +1,21 @@
 """Puts one router together and runs it until it is told to stop, then drains.
 
-Draining: `/readyz` says 503, everything accepted is served to its end, and new requests too, until none is in flight
-or the drain timeout has passed; what is left then ends as timed out. Invariant: `run` returns with no connection
-open.
+Draining: `/readyz` says 503 and every answer sends its client to a new connection, for the notice at least, in which
+endpoints find out, and then until nothing is in flight or the drain timeout has passed; what comes meanwhile is served,
+what is left then ends as timed out. Invariant: `run` returns with no connection open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from functools import partial
 from random import Random
 from secrets import token_hex
+from urllib.parse import urlsplit
 
-from paceline_api.config import RouterConfig, StaticDiscovery
+from paceline_api.config import KubernetesDiscovery, ReplicaConfig, RouterConfig, StaticDiscovery
 from paceline_api.outcomes import Outcome
 from paceline_engine.clock import Clock
 from paceline_engine.http1 import Limits, Server, serve
@@ -20,12 +23,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from paceline_router.app import App
 from paceline_router.dispatcher import Dispatcher
+from paceline_router.endpoints import Member
 from paceline_router.gauges import StateGauges
+from paceline_router.members import Membership
 from paceline_router.metrics import RouterMetrics
 from paceline_router.pick import Picker
 from paceline_router.scrape import Scraper
 from paceline_router.shell import Shell
-from paceline_router.state import Ledger, Replica, Role
+from paceline_router.state import Ledger, Role
 from paceline_router.upstream import LegHeaders, Upstreams
 
 _log = logging.getLogger(__name__)
@@ -35,30 +40,43 @@ LAST_ANSWERS_S = 1.0  # wall: for the errors of what a drain cut off to reach th
 
 
 class Router:
-    """One router process' parts. `token` is the service's own (DESIGN §4)."""
+    """One router process' parts. `token` is the service's own (DESIGN §4).
 
-    def __init__(self, config: RouterConfig, discovery: StaticDiscovery, clock: Clock, token: str | None) -> None:
+    The replicas of a static `discovery` are there from the start, and it is ready while they can serve. Those of
+    Kubernetes come to `membership`; it is ready once it knows them, because a router that says 503 for a fleet that
+    cannot serve is of more use to clients than one that is not there.
+    """
+
+    def __init__(
+        self, config: RouterConfig, discovery: StaticDiscovery | KubernetesDiscovery, clock: Clock, token: str | None
+    ) -> None:
         classes = config.slo_classes()
-        ledger = Ledger(Replica(r.name, Role(r.role), r.pool, r.gpus) for r in discovery.replicas)
-        upstreams = Upstreams(discovery.replicas)
+        ledger = Ledger()
+        upstreams = Upstreams()
         metrics = RouterMetrics(config.service, config.namespace, classes)
         id_prefix = token_hex(6)
         recompute = config.kv_transfer.on_failure == "recompute"
         self._config = config
         self._upstreams = upstreams
         self._scraper = Scraper(ledger, upstreams.pools, clock, config.model, self._abandon)
+        self.membership = Membership(ledger, upstreams, self._scraper)
+        picker = Picker(config.policy, Random(id_prefix), recompute=recompute)
+        is_static = isinstance(discovery, StaticDiscovery)
         self.shell = Shell(
             config,
             clock,
             asyncio.get_running_loop(),
             ledger,
-            Picker(config.policy, Random(id_prefix), recompute=recompute),
+            picker,
             upstreams,
             LegHeaders(classes, token),
             metrics,
             id_prefix,
             self._scraper.probe_soon,
+            partial(_cannot_serve, picker, ledger) if is_static else partial(_is_unknown, self.membership),
         )
+        if isinstance(discovery, StaticDiscovery):
+            self.membership.apply(map(_member, discovery.replicas))
         self._dispatcher = Dispatcher(self.shell)
         registry = CollectorRegistry()
         registry.register(metrics)
@@ -74,12 +92,17 @@ class Router:
         limits = Limits(max_body_bytes=self._config.limits.max_body_bytes)
         return await serve(self._app.handle, host, port, limits=limits, error_body=self._dispatcher.malformed)
 
-    async def run(self, server: Server, stop: asyncio.Event) -> None:
-        """Until `stop` is set and everything in flight has ended."""
+    async def run(
+        self, server: Server, stop: asyncio.Event, *followers: Coroutine[None, None, None], notice_s: float = 0.0
+    ) -> None:
+        """Until `stop` is set, `notice_s` (wall) have passed and everything in flight has ended.
+
+        `followers` run meanwhile: they tell `membership` and `shell` what changes outside.
+        """
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(self._scraper.run()), group.create_task(self._tick())]
+            background = [group.create_task(each) for each in (self._scraper.run(), self._tick(), *followers)]
             await stop.wait()
-            await self._drain(server)
+            await self._drain(server, notice_s)
             for task in background:
                 task.cancel()
 
@@ -87,18 +110,43 @@ class Router:
         while True:
             await asyncio.sleep(TICK_S)
             self.shell.tracker.tick(self.shell.clock.now())
+            self.membership.reconcile()
 
-    async def _drain(self, server: Server) -> None:
+    async def _drain(self, server: Server, notice_s: float) -> None:
         shell = self.shell
         shell.drain()
         timeout_s = shell.clock.wall(self._config.limits.drain_timeout_s)
-        _log.info("draining in_flight=%d timeout_s=%.1f", len(shell.jobs), timeout_s)
+        _log.info("draining in_flight=%d notice_s=%.1f timeout_s=%.1f", len(shell.jobs), notice_s, timeout_s)
+        server.announce_close()
+        await asyncio.sleep(notice_s)
         try:
             async with asyncio.timeout(timeout_s):
-                await shell.idle.wait()
+                await shell.wait_idle()
         except TimeoutError:
             _log.warning("drain timed out in_flight=%d", len(shell.jobs))
             for job in list(shell.jobs):
                 job.give_up(Outcome.TIMED_OUT, "the router stopped before the answer was complete")
         await server.drain(LAST_ANSWERS_S)
         self._upstreams.close()
+
+
+def _member(replica: ReplicaConfig) -> Member:
+    parts = urlsplit(replica.url)
+    return Member(
+        replica.name,
+        replica.name,
+        parts.hostname or "",
+        parts.port or 80,
+        Role(replica.role),
+        replica.pool,
+        replica.revision,
+        replica.gpus,
+    )
+
+
+def _cannot_serve(picker: Picker, ledger: Ledger) -> str:
+    return "" if picker.can_serve(ledger) else "no ready replica of a needed role"
+
+
+def _is_unknown(membership: Membership) -> str:
+    return "" if membership.is_settled else "the replicas of the service are not known yet"

@@ -35,7 +35,11 @@ class InFlight(Protocol):
 
 @dataclass(slots=True)
 class Shell:
-    """One service's router. `on_unready` hears the name of a replica that failed a request."""
+    """One service's router.
+
+    `on_unready` hears the name of a replica that failed a request; `unready_cause` says why requests should not come to
+    this router, empty if they may.
+    """
 
     config: RouterConfig
     clock: Clock
@@ -47,33 +51,50 @@ class Shell:
     metrics: RouterMetrics
     id_prefix: str
     on_unready: Callable[[str], None]
+    unready_cause: Callable[[], str]
     classes: Mapping[str, SLOClass] = field(init=False)
     served: Served = field(init=False)
     tracker: Tracker = field(default_factory=Tracker)
     lengths: OutputLengths = field(default_factory=OutputLengths)
     jobs: set[InFlight] = field(default_factory=set)
     draining: bool = False
-    idle: asyncio.Event = field(default_factory=asyncio.Event)  # set once while draining nothing is in flight
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # set when the last job ends
 
     def __post_init__(self) -> None:
         self.classes = self.config.slo_classes()
         self.served = Served(self.config.model, self.config.max_context_tokens)
 
     @property
+    def not_ready(self) -> str:
+        """What `/readyz` says no with; empty: it says yes."""
+        return "draining" if self.draining else self.unready_cause()
+
+    @property
     def is_ready(self) -> bool:
-        """Whether a request sent now could be served."""
-        return not self.draining and self.picker.can_serve(self.ledger)
+        return not self.not_ready
+
+    def adopt(self, config: RouterConfig) -> None:
+        """Takes on the classes of `config`; requests under way keep theirs."""
+        live = {"classes": config.classes, "default_class": config.default_class}
+        self.config = self.config.model_copy(update=live)
+        self.classes = self.config.slo_classes()
+        self.headers.adopt(self.classes)
+        self.metrics.adopt(self.classes)
 
     def drain(self) -> None:
-        """From now on `/readyz` says no; `idle` is set when the last job has ended."""
+        """From now on `/readyz` says no."""
         self.draining = True
-        if not self.jobs:
-            self.idle.set()
+
+    async def wait_idle(self) -> None:
+        """Until no job is left."""
+        while self.jobs:
+            self.idle.clear()
+            await self.idle.wait()
 
     def forget(self, job: InFlight) -> None:
         """The job has ended."""
         self.jobs.discard(job)
-        if self.draining and not self.jobs:
+        if not self.jobs:
             self.idle.set()
 
     def abandon(self, name: str) -> None:

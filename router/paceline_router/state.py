@@ -1,14 +1,14 @@
 """The ledger: what this router has in flight on each replica, exactly, through both legs, and what it last scraped.
 
 Every change is O(1) on the replicas that a request touches; a `Flight` remembers what it added, so that ending it
-takes back precisely that. Invariants: no figure is ever negative; each figure of a replica is the sum over the
-flights on it; a flight holds nothing after `end`. KV is counted in tokens and reserved for the expected output.
-Times: model seconds.
+takes back precisely that. Replicas come and go while requests run. Invariants: no figure is ever negative; each figure
+of a replica is the sum over the flights on it; a flight holds nothing after `end`. KV is counted in tokens and reserved
+for the expected output. Times: model seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -46,8 +46,10 @@ class Replica:
     role: Role
     pool: str = ""
     gpus: int = 1
+    revision: str = ""  # prefill and decode replicas hand KV over within one only
     facts: Facts = Facts()
     ready: bool = False
+    retired: bool = False  # going: nothing new is sent here, whatever its probes say
     legs: int = 0  # requests sent here whose answer is not complete
     prefill_queue: int = 0  # requests whose prompt is waiting or being computed here
     prefill_tokens: int = 0
@@ -60,6 +62,16 @@ class Replica:
     kv_reserved: int = 0
     kv_parked: int = 0  # of kv_reserved: prefilled, waiting to be fetched
     queue_s: float | None = None  # latency's memo of the queue's predicted seconds; None: to be computed again
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it may get requests."""
+        return self.ready and not self.retired
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no flight holds anything here."""
+        return not (self.legs or self.prefill_queue or self.incoming or self.decodes or self.kv_reserved)
 
     @property
     def kv_room(self) -> float:
@@ -100,11 +112,31 @@ class Ledger:
     def __init__(self, replicas: Iterable[Replica] = ()) -> None:
         self.replicas = {replica.name: replica for replica in replicas}
         self._ready: dict[Role, tuple[Replica, ...]] = {}
+        self.decoders: Mapping[str, tuple[Replica, ...]] = {}  # those that may get requests, by revision, by name
         self._group()
 
     def ready(self, role: Role) -> tuple[Replica, ...]:
         """Replicas of a role that may get requests, by name."""
         return self._ready[role]
+
+    def add(self, replica: Replica) -> None:
+        """A replica that was not there."""
+        self.replicas[replica.name] = replica
+        self._group()
+
+    def retire(self, name: str, retired: bool) -> bool:
+        """Whether this changed anything."""
+        replica = self.replicas[name]
+        if replica.retired is retired:
+            return False
+        replica.retired = retired
+        self._group()
+        return True
+
+    def remove(self, name: str) -> None:
+        """An idle replica is gone."""
+        del self.replicas[name]
+        self._group()
 
     def set_ready(self, name: str, ready: bool) -> bool:
         """Whether this changed anything."""
@@ -116,8 +148,11 @@ class Ledger:
         return True
 
     def _group(self) -> None:
-        ready = sorted((r for r in self.replicas.values() if r.ready), key=lambda r: r.name)
-        self._ready = {role: tuple(r for r in ready if r.role is role) for role in Role}
+        active = sorted((r for r in self.replicas.values() if r.is_active), key=lambda r: r.name)
+        self._ready = {role: tuple(r for r in active if r.role is role) for role in Role}
+        decoders = self._ready[Role.DECODE]
+        revisions = sorted({replica.revision for replica in decoders})
+        self.decoders = {v: tuple(r for r in decoders if r.revision == v) for v in revisions}
 
     def learn(self, name: str, facts: Facts) -> None:
         """What a scrape of the replica found."""

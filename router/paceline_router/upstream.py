@@ -5,11 +5,9 @@ Invariant: nothing that a client sent reaches an engine in a header, but for its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
+from collections.abc import Mapping
 
 from paceline_api import headers as names
-from paceline_api.config import ReplicaConfig
 from paceline_api.slo import SLOClass
 from paceline_engine.http1 import ClientPool, Header
 
@@ -19,13 +17,16 @@ _JSON = (b"content-type", b"application/json")
 class Upstreams:
     """One pool per replica, by the replica's name."""
 
-    def __init__(self, replicas: Iterable[ReplicaConfig], *, connect_timeout_s: float = 2.0) -> None:
+    def __init__(self, *, connect_timeout_s: float = 2.0) -> None:
         self.pools: dict[str, ClientPool] = {}
-        for replica in replicas:
-            parts = urlsplit(replica.url)
-            self.pools[replica.name] = ClientPool(
-                parts.hostname or "", parts.port or 80, connect_timeout_s=connect_timeout_s
-            )
+        self._connect_timeout_s = connect_timeout_s
+
+    def add(self, name: str, host: str, port: int) -> None:
+        self.pools[name] = ClientPool(host, port, connect_timeout_s=self._connect_timeout_s)
+
+    def remove(self, name: str) -> None:
+        """Closes its idle connections; a call in flight goes on."""
+        self.pools.pop(name).close()
 
     def close(self) -> None:
         for pool in self.pools.values():
@@ -37,6 +38,10 @@ class LegHeaders:
 
     def __init__(self, classes: Mapping[str, SLOClass], token: str | None) -> None:
         self._token = (names.TOKEN.encode(), token.encode()) if token else None
+        self.adopt(classes)
+
+    def adopt(self, classes: Mapping[str, SLOClass]) -> None:
+        """These are the classes from now on."""
         self._by_class = {slo: self._fixed(slo) for slo in classes.values()}
 
     def build(self, slo: SLOClass, ttft_remaining_s: float, request_id: bytes, trace: bytes | None) -> list[Header]:

@@ -35,7 +35,10 @@ KV = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`status` other than 200: an error. `break_after`: the connection is cut after so many content events."""
+    """`status` other than 200: an error. `break_after`: the connection is cut after so many content events.
+
+    `gap_s`: between two events of a stream, before an answer that is not streamed.
+    """
 
     status: int = 200
     message: str = "scripted"
@@ -101,7 +104,11 @@ class EngineDouble:
             exchange.on_gone = lambda: self.aborted.append(asked)
             _Streaming(exchange, body, reply).begin()
         else:
-            exchange.respond(200, orjson.dumps(_whole(body, reply)), headers=[(b"x-paceline-simulated", b"1")])
+            asyncio.get_running_loop().call_later(reply.gap_s, _respond, exchange, _whole(body, reply))
+
+
+def _respond(exchange: Exchange, answer: dict[str, Any]) -> None:
+    exchange.respond(200, orjson.dumps(answer), headers=[(b"x-paceline-simulated", b"1")])
 
 
 def _tokens(body: dict[str, Any]) -> int:

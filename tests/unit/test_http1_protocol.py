@@ -64,6 +64,7 @@ class _Owner:
         self.handler = handler
         self.limits = limits
         self.draining = False
+        self.leaving = False
         self.error_body: Callable[[int, str], bytes] = lambda status, _: b"refused %d" % status
 
     def opened(self, connection: ServerConnection) -> None: ...

@@ -30,6 +30,7 @@ class ConnectionOwner(Protocol):
 
     limits: Limits
     draining: bool
+    leaving: bool
     handler: Callable[[Exchange], None]
     error_body: Callable[[int, str], bytes]
 
@@ -172,7 +173,7 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def draining(self) -> bool:
-        return self._owner.draining
+        return self._owner.draining or self._owner.leaving
 
     def send(self, *pieces: bytes) -> None:
         if self._transport is None:

@@ -26,6 +26,7 @@ class Server:
         self.limits = limits
         self.error_body = error_body
         self.draining = False
+        self.leaving = False
         self._connections: set[ServerConnection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -43,6 +44,10 @@ class Server:
             lambda: ServerConnection(self, loop), host, port, backlog=backlog, reuse_port=reuse_port or None
         )
         self.port = self._listener.sockets[0].getsockname()[1]
+
+    def announce_close(self) -> None:
+        """Goes on accepting, but each answer that begins from now on ends its connection: clients go elsewhere."""
+        self.leaving = True
 
     async def drain(self, timeout_s: float) -> None:
         """Stops accepting, closes idle connections, lets answers in progress end, then aborts the rest."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from paceline_api import headers
 
-from paceline_engine.pd import KV_PARAMS, InvalidTransfer, RemoteKV, asks_remote_decode, read_remote_kv
+from paceline_engine.pd import KV_PARAMS, InvalidTransfer, RemoteKV, asks_remote_decode, is_allowed_host, read_remote_kv
 from paceline_engine.request import Leg, Objective
 from paceline_engine.sim import text
 
@@ -209,7 +209,7 @@ def _transfer(params: object, served: Served) -> tuple[Leg, RemoteKV | None] | R
         return Refused(str(e), KV_PARAMS)
     if not isfinite(remote.remote_blocks_expiry_time):
         return Refused(f"{KV_PARAMS}.remote_blocks_expiry_time must be finite", KV_PARAMS)
-    if remote.remote_host not in served.kv_hosts:
+    if not is_allowed_host(remote.remote_host, served.kv_hosts):
         message = f"{KV_PARAMS}.remote_host {remote.remote_host!r} is none of the hosts that KV may come from"
         return Refused(message, KV_PARAMS)
     return Leg.DECODE, remote

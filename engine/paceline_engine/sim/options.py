@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
+from ipaddress import ip_network
 from random import Random
 from typing import NoReturn
 
@@ -98,7 +99,11 @@ def parser() -> argparse.ArgumentParser:
     add("--kv-bandwidth-gbytes", type=float, default=25.0, help="KV hand-over: GB/s")
     add("--kv-timeout-ms", type=float, default=5000.0)
     add("--kv-on-failure", choices=("recompute", "fail"), default="recompute")
-    add("--kv-hosts", default="", help="hosts besides loopback and our own that KV may come from, comma-separated")
+    add(
+        "--kv-hosts",
+        default="",
+        help="hosts and networks that KV may come from besides loopback, comma-separated",
+    )
     add("--lease-s", type=float, default=30.0, help="how long KV of a prefill leg is kept")
     add("--drain-timeout-s", type=float, default=300.0)
     add("--drain-notice-s", type=float, default=0.0, help="serve this long after /readyz turned to 503")
@@ -135,6 +140,11 @@ def check(args: argparse.Namespace) -> Options:
     if max_model_len > longest:
         raise UsageError(f"--max-model-len {max_model_len} exceeds the {longest} tokens of {args.model}; lower it")
     advertise_host = args.advertise_host or args.host
+    for network in (entry for entry in args.kv_hosts.split(",") if "/" in entry):
+        try:
+            ip_network(network, strict=False)
+        except ValueError as e:
+            raise UsageError(f"--kv-hosts: {e}; write networks like 10.0.0.0/8") from e
     kv_hosts = {"127.0.0.1", "localhost", "::1", advertise_host, *filter(None, args.kv_hosts.split(","))}
     machine = MachineSpec(
         table,

@@ -1,0 +1,76 @@
+"""What a planned service hands to its processes: the launch of a pool's engines and the routers' configuration.
+
+`paceline up` and the operator start from these and add only where things are (ports, hosts, replicas), so that both
+run the same fleet. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from paceline_api.config import (
+    ClassConfig,
+    KubernetesDiscovery,
+    KVTransferConfig,
+    LimitsConfig,
+    RoleName,
+    RouterConfig,
+    StaticDiscovery,
+)
+from paceline_api.v1alpha1 import LLMService, OnFailure, Role, Topology
+from paceline_engine.launch import LaunchSpec
+
+from paceline_planner.plan import Plan, PoolPlan
+
+ROLE_NAMES: Mapping[Role, RoleName] = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "mixed"}
+ON_FAILURE: Mapping[OnFailure, Literal["recompute", "fail"]] = {
+    OnFailure.RECOMPUTE: "recompute",
+    OnFailure.FAIL: "fail",
+}
+
+
+def launch_spec(service: LLMService, plan: Plan, pool: PoolPlan) -> LaunchSpec:
+    """The launch of one engine of the pool, on the defaults of port, host and side channel."""
+    model, engine = service.spec.model, service.spec.engine
+    default = service.slo_classes()[service.default_class_name]
+    return LaunchSpec(
+        runtime=engine.runtime.value,
+        service=service.name,
+        namespace=service.metadata.namespace,
+        pool=pool.name,
+        role=ROLE_NAMES[pool.role],
+        model_uri=model.uri,
+        model_revision=model.revision,
+        served_name=service.served_name,
+        max_context_tokens=model.max_context_tokens,
+        default_class=default.name,
+        default_ttft_s=default.ttft_s,
+        default_tpot_s=default.tpot_s,
+        tensor=pool.tensor,
+        pipeline=pool.pipeline,
+        table=pool.table,
+        token_budget=plan.token_budget,
+        disaggregated=plan.topology is Topology.DISAGGREGATED,
+        kv_timeout_ms=engine.kv_transfer.timeout_ms,
+        kv_on_failure=ON_FAILURE[engine.kv_transfer.on_failure],
+        kv_lease_s=KVTransferConfig().lease_s,
+        drain_timeout_s=engine.drain_timeout_seconds,
+        extra_args=engine.extra_args,
+    )
+
+
+def router_config(service: LLMService, discovery: StaticDiscovery | KubernetesDiscovery) -> RouterConfig:
+    engine = service.spec.engine
+    transfer = engine.kv_transfer
+    return RouterConfig(
+        service=service.name,
+        namespace=service.metadata.namespace,
+        model=service.served_name,
+        max_context_tokens=service.spec.model.max_context_tokens,
+        default_class=service.default_class_name,
+        classes=tuple(ClassConfig.of(slo) for slo in service.slo_classes().values()),
+        discovery=discovery,
+        kv_transfer=KVTransferConfig(timeout_s=transfer.timeout_ms / 1e3, on_failure=ON_FAILURE[transfer.on_failure]),
+        limits=LimitsConfig(drain_timeout_s=engine.drain_timeout_seconds),
+    )
