@@ -1,0 +1,260 @@
+"""What the operator wants of a service, and what moves a pod: played through on a cluster that obeys at once."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from factories_api import make_class, make_manifest, make_model, make_pool
+from operator_cluster import SETTINGS, Cluster, make_live
+from paceline_api.v1alpha1 import LLMService
+from paceline_operator.kinds import Json
+from paceline_operator.manifests.meta import DESIRED
+from paceline_operator.revision import REPLAN
+
+PAIR = [
+    make_pool("prefill", "Prefill", minReplicas=2),
+    make_pool("decode", "Decode"),
+]
+
+
+def settled(**spec: Any) -> Cluster:
+    cluster = Cluster(make_live(**spec))
+    cluster.settle()
+    return cluster
+
+
+def edit(cluster: Cluster, annotations: dict[str, str] | None = None, **spec: Any) -> None:
+    manifest = make_manifest(cluster.service.name)
+    manifest["spec"] = {**cluster.service.spec.model_dump(by_alias=True, mode="json", exclude_defaults=True), **spec}
+    generation = cluster.service.metadata.generation + 1
+    manifest["metadata"] |= {"namespace": "llm", "uid": cluster.owner.uid, "generation": generation}
+    manifest["metadata"]["annotations"] = annotations or {}
+    cluster.service = LLMService.model_validate(manifest)
+
+
+def test_a_mixed_service_gets_its_objects_and_becomes_ready() -> None:
+    cluster = settled()
+    revision = cluster.desired().revisions["mixed"]
+    assert {kind: cluster.names(kind) for kind in sorted({k for k, _ in cluster.objects})} == {
+        "ConfigMap": ["chat-router"],
+        "ControllerRevision": sorted([f"chat-mixed-{revision}", cluster.names("ControllerRevision")[1]]),
+        "Deployment": [f"chat-mixed-{revision}", "chat-router"],
+        "EnginePool": ["chat-mixed"],
+        "NetworkPolicy": ["chat-engine"],
+        "PodDisruptionBudget": ["chat-mixed", "chat-router"],
+        "RoleBinding": ["chat-router"],
+        "Service": ["chat", f"chat-mixed-{revision}"],
+        "ServiceAccount": ["chat-router"],
+    }
+    assert cluster.condition("Ready") == ("True", "Serving", "requests are served")
+    assert cluster.status["url"] == "http://chat.llm.svc:8000"
+    assert cluster.status["pools"] == [
+        {"name": "mixed", "role": "Mixed", "desired": 1, "ready": 1, "revision": revision}
+    ]
+
+
+def test_nothing_is_written_when_nothing_changes() -> None:
+    cluster = settled(pools=PAIR)
+    assert [cluster.step() for _ in range(3)] == [[], [], []]
+
+
+def test_prefill_and_decode_share_a_revision_and_mixed_pools_do_not() -> None:
+    pair = settled(pools=PAIR).desired().revisions
+    assert pair["prefill"] == pair["decode"]
+    mixed = settled(pools=[make_pool("a"), make_pool("b")]).desired().revisions
+    assert mixed["a"] != mixed["b"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"slo": {"classes": [make_class(ttftMs=900, tpotMs=90)]}}, id="a class"),
+        pytest.param({"pools": [make_pool(minReplicas=1, maxReplicas=9)]}, id="bounds"),
+        pytest.param({"router": {"replicas": 2}}, id="the number of routers, as it was"),
+        pytest.param({"maxGPUs": 64}, id="maxGPUs"),
+        pytest.param({"autoscaling": {"mode": "Disabled"}}, id="autoscaling"),
+    ],
+)
+def test_an_edit_of_this_moves_no_pod(spec: Json) -> None:
+    cluster = settled()
+    before = set(cluster.pods)
+    edit(cluster, **spec)
+    cluster.settle()
+    assert set(cluster.pods) == before
+
+
+def test_an_edited_class_reaches_the_routers_configuration_and_nothing_else() -> None:
+    cluster = settled()
+    edit(cluster, slo={"classes": [make_class(ttftMs=900)]})
+    assert cluster.step() == [("ConfigMap", "chat-router")]
+    assert '"ttft_s": 0.9' in cluster.objects["ConfigMap", "chat-router"]["data"]["router.json"]
+
+
+def test_an_upgrade_of_paceline_moves_no_pod() -> None:
+    cluster = settled(pools=PAIR)
+    before = set(cluster.pods)
+    cluster.settings = replace(SETTINGS, control_image="localhost/paceline:next", engine_image="localhost/e:next")
+    assert cluster.settle() == 0
+    assert set(cluster.pods) == before
+
+
+def test_a_replan_that_is_asked_for_takes_the_images_of_the_new_release() -> None:
+    cluster = settled()
+    cluster.settings = replace(SETTINGS, control_image="localhost/paceline:next")
+    edit(cluster, annotations={REPLAN: "1"})
+    cluster.settle()
+    deployments = [cluster.objects["Deployment", name] for name in cluster.names("Deployment")]
+    images = {d["spec"]["template"]["spec"]["containers"][0]["image"] for d in deployments}
+    assert images == {"localhost/paceline:next"}
+    assert len(deployments) == 2
+
+
+def test_an_engine_change_is_rolled_out_pair_by_pair_without_a_gap() -> None:
+    cluster = settled(pools=PAIR)
+    before = set(cluster.pods)
+    old = cluster.desired().revisions["decode"]
+    edit(cluster, engine={"runtime": "Simulated", "extraArgs": ["--noise=0"]})
+    new = cluster.desired().revisions["decode"]
+    assert new != old
+    reasons = []
+    for _ in range(30):
+        cluster.step()
+        reasons.append(cluster.condition("PoolsReady")[:2])
+        assert cluster.ready(pool="prefill") >= 2
+        assert cluster.ready(pool="decode") >= 1
+        assert any(cluster.ready(pool="prefill", revision=r) and cluster.ready(pool="decode", revision=r)
+                   for r in (old, new)), "no whole pair"  # fmt: skip
+        cluster.turn_ready(cluster.pods)
+    assert ("True", "RollingOut") in reasons
+    assert reasons[-1] == ("True", "ReplicasReady")
+    engines = {name for name in cluster.pods if "router" not in name}
+    assert not engines & before
+    assert {name for name in cluster.pods if "router" in name} <= before, "routers stay"
+    assert [name for name in cluster.names("Service") if old in name] == [], "the old revision is cleared away"
+
+
+def test_an_old_revision_keeps_its_service_until_its_last_pod_is_gone() -> None:
+    cluster = settled()
+    old = cluster.desired().revisions["mixed"]
+    draining = next(pod for name, pod in cluster.pods.items() if old in name)
+    edit(cluster, engine={"runtime": "Simulated", "extraArgs": ["--noise=0"]})
+    cluster.settle()
+    assert f"chat-mixed-{old}" not in cluster.names("Service")
+    cluster = settled()
+    edit(cluster, engine={"runtime": "Simulated", "extraArgs": ["--noise=0"]})
+    for _ in range(10):
+        cluster.step()
+        cluster.turn_ready(cluster.pods)
+        cluster.pods["draining"] = {**draining, "metadata": {**draining["metadata"], "name": "draining"}}
+    desired = cluster.desired()
+    assert ("Service", f"chat-mixed-{old}") not in desired.unwanted
+
+
+def test_the_size_that_scale_asks_for_is_kept_within_the_bounds() -> None:
+    cluster = settled(pools=[make_pool(minReplicas=2, maxReplicas=4)])
+    for asked, size in ((3, 3), (9, 4), (0, 2)):
+        cluster.scale("mixed", asked)
+        assert cluster.desired().sizes == {"mixed": size}
+    assert settled(pools=[make_pool(replicas=3)]).desired().sizes == {"mixed": 3}
+
+
+def test_a_pool_scaled_to_zero_is_ready_on_purpose() -> None:
+    cluster = settled(pools=[make_pool(minReplicas=0, maxReplicas=4)])
+    cluster.scale("mixed", 0)
+    cluster.settle()
+    assert cluster.condition("PoolsReady")[:2] == ("True", "ScaledToZero")
+
+
+def test_a_pool_that_leaves_goes_once_the_others_are_whole() -> None:
+    cluster = settled(pools=[make_pool("a"), make_pool("b")])
+    edit(cluster, pools=[make_pool("a", accelerator="h100-sxm")])
+    cluster.step()
+    assert cluster.ready(pool="b") == 1
+    assert ("EnginePool", "chat-b") in cluster.objects
+    cluster.settle()
+    assert cluster.ready(pool="b") == 0
+    assert cluster.names("EnginePool") == ["chat-a"]
+
+
+def test_a_topology_change_serves_from_the_old_pools_until_the_new_ones_are_whole() -> None:
+    pools = [make_pool("mixed"), *PAIR]
+    cluster = settled(pools=pools, topology="Aggregated")
+    edit(cluster, topology="Disaggregated", pools=pools)
+    for _ in range(20):
+        cluster.step()
+        pair = cluster.ready(pool="prefill") and cluster.ready(pool="decode")
+        assert cluster.ready(pool="mixed") or pair
+        cluster.turn_ready(cluster.pods)
+    assert cluster.names("EnginePool") == ["chat-decode", "chat-prefill"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "says"),
+    [
+        pytest.param(
+            {"pools": [make_pool(accelerator="z9000")]}, "UnknownAccelerator", "a100-sxm-80gb", id="no such accelerator"
+        ),
+        pytest.param(
+            {"pools": [make_pool(parallelism={"tensor": 16})]}, "ParallelismTooLarge", "lower them", id="above a node"
+        ),
+        pytest.param(
+            {"slo": {"classes": [make_class(ttftMs=1)]}}, "ObjectiveUnattainable", "raise it", id="below a lone prefill"
+        ),
+        pytest.param({"model": make_model(uri="hf://no/such-model")}, "UnknownModel", "there are", id="no table"),
+    ],
+)
+def test_an_infeasible_service_has_a_reason_and_no_children(spec: Json, reason: str, says: str) -> None:
+    cluster = Cluster(make_live(**spec))
+    assert cluster.step() == []
+    status, why, message = cluster.condition("PlanFeasible")
+    assert (status, why) == ("False", reason)
+    assert says in message
+    assert cluster.condition("Ready")[:2] == ("False", "NotServing")
+    assert "url" not in cluster.status
+
+
+def test_a_class_that_nothing_can_meet_leaves_what_runs_alone() -> None:
+    cluster = settled()
+    before = set(cluster.pods)
+    edit(cluster, slo={"classes": [make_class(ttftMs=1)]})
+    cluster.settle()
+    assert cluster.condition("PlanFeasible")[:2] == ("False", "ObjectiveUnattainable")
+    assert set(cluster.pods) == before
+
+
+def test_an_accelerator_that_leaves_the_catalogue_leaves_what_runs_alone() -> None:
+    cluster = settled()
+    before = set(cluster.pods)
+    cluster.settings = replace(SETTINGS, accelerators={})
+    assert cluster.step() == []
+    assert set(cluster.pods) == before
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service", "ConfigMap", "EnginePool", "ControllerRevision"])
+def test_what_is_deleted_comes_back_and_moves_no_other_pod(kind: str) -> None:
+    cluster = settled()
+    kept = copy.deepcopy(cluster.objects)
+    for name in cluster.names(kind):
+        del cluster.objects[kind, name]
+    cluster.step()
+    cluster.settle()
+    assert cluster.objects.keys() == kept.keys()
+    for key, live in cluster.objects.items():
+        assert live["metadata"]["annotations"][DESIRED] == kept[key]["metadata"]["annotations"][DESIRED]
+
+
+def test_what_is_edited_is_put_right() -> None:
+    cluster = settled()
+    name = cluster.names("Deployment")[0]
+    cluster.objects["Deployment", name]["spec"]["template"]["spec"]["containers"][0]["image"] = "evil"
+    assert ("Deployment", name) in cluster.step()
+    assert cluster.step() == []
+
+
+def test_an_object_of_somebody_else_is_not_ours_whatever_its_labels() -> None:
+    cluster = settled()
+    cluster.objects["Service", "chat"]["metadata"]["ownerReferences"] = []
+    assert cluster.seen().get("Service", "chat") is None
