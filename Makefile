@@ -59,6 +59,7 @@ check-imports: $(VENV)/.dev
 .PHONY: check-generated
 check-generated: $(VENV)/.dev
 	$(BIN)/python -m paceline_api.crdgen --check
+	$(BIN)/python -m paceline_api.chartgen --check
 
 .PHONY: unit
 unit: $(VENV)/.dev ## Run the unit tests
@@ -72,10 +73,35 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 .PHONY: crds
 crds: $(VENV)/.dev ## Write the CRDs from the API models
 	$(BIN)/python -m paceline_api.crdgen
+	$(BIN)/python -m paceline_api.chartgen
 
 .PHONY: golden
 golden: $(VENV)/.dev ## Write the golden files again; review them as a diff
 	$(BIN)/pytest --golden tests/unit
+
+.PHONY: images
+images: $(VENV)/.runtime ## Build the control image with buildah or docker; ENGINE_BASE=vllm/vllm-openai:TAG builds the engine image too
+	@images/build.sh
+
+.PHONY: cluster
+cluster: $(VENV)/.dev ## Start the test cluster: a real Kubernetes of 3 nodes in network namespaces (root; first time 20 min)
+	@PYTHONPATH=tests/support $(BIN)/python -m testbed up
+
+.PHONY: cluster-down
+cluster-down: $(VENV)/.dev ## End the test cluster; only its cached programs stay
+	@PYTHONPATH=tests/support $(BIN)/python -m testbed down
+
+.PHONY: cluster-build
+cluster-build: $(VENV)/.dev ## Build the test cluster's programs from their Go modules, cached outside the tree
+	@PYTHONPATH=tests/support $(BIN)/python -m testbed programs
+
+.PHONY: e2e
+e2e: $(VENV)/.dev ## Run the end-to-end suite on the test cluster, or on the cluster that KUBECONFIG names
+	@PACELINE_REQUIRE=e2e $(BIN)/pytest tests/e2e
+
+.PHONY: e2e-kind
+e2e-kind: $(VENV)/.dev ## Run the end-to-end suite on a cluster that kind makes (needs a Docker engine)
+	@tests/cluster/kind.sh
 
 .PHONY: setup
 setup: $(VENV)/.dev ## Make .venv with the pinned, hashed requirements and Paceline itself, editable

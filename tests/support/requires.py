@@ -36,7 +36,23 @@ def _traces_missing(environ: Mapping[str, str]) -> str | None:
     return None
 
 
-MISSING: Mapping[str, Callable[[Mapping[str, str]], str | None]] = {"traces": _traces_missing}
+def _cluster_missing(_: Mapping[str, str]) -> str | None:
+    from testbed.machine import cluster_missing  # here: no other requirement needs that package
+
+    return cluster_missing()
+
+
+def _e2e_missing(environ: Mapping[str, str]) -> str | None:
+    from testbed.machine import e2e_missing
+
+    return e2e_missing(environ)
+
+
+MISSING: Mapping[str, Callable[[Mapping[str, str]], str | None]] = {
+    "traces": _traces_missing,
+    "cluster": _cluster_missing,
+    "e2e": _e2e_missing,
+}
 
 
 def required(environ: Mapping[str, str]) -> frozenset[str]:

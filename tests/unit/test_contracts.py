@@ -37,7 +37,10 @@ PURE = (
     ),
     *(f"paceline_engine.{name}" for name in ("policies", "http1.sse")),
     *(f"paceline_engine.sim.{name}" for name in ("replica", "batching", "machine", "setup", "text")),
-    *(f"paceline_router.{name}" for name in ("request", "admission", "waiting", "pick", "latency", "state")),
+    *(
+        f"paceline_router.{name}"
+        for name in ("request", "admission", "waiting", "pick", "latency", "state", "endpoints")
+    ),
     *(f"paceline_router.{name}" for name in ("attempts", "autoscale", "miss", "tracker", "stream", "bodies")),
 )
 

@@ -34,6 +34,10 @@ def make_spec(**over: Any) -> LaunchSpec:
     ("name", "spec"),
     [
         ("simulated-pool", make_spec(ports=(0, 0, 0), announce="urls.json", time_scale=2.0, seed=7)),
+        (
+            "simulated-pod",
+            make_spec(side_channel_host="$(POD_IP)", kv_hosts=("0.0.0.0/0",), drain_notice_s=10.0, host="0.0.0.0"),
+        ),
         ("simulated-extra-args", make_spec(token_budget=512, extra_args=("--noise=0",))),
         ("vllm-disaggregated", make_spec(runtime="VLLM", tensor=2, side_channel_host="127.0.0.1")),
         (

@@ -1,0 +1,3 @@
+module paceline.dev/testbed
+
+go 1.26.0
