@@ -127,7 +127,8 @@ def note_lines(run: Run) -> list[str]:
         lines.append(f"lateness p99: {said} (limit {1e3 * late.limit_s:.1f} ms)")
     if (check := run.reconciliation) is not None:
         counted = ", ".join(f"{name} {n}" for name, n in check.router_outcomes.items()) or "nothing"
-        verdict = "equal" if check.matches else "DIFFERENT"
+        # Behind a Service with several routers, the one that was asked counts its own share only.
+        verdict = "equal" if check.matches else "DIFFERENT: other clients, or other routers at this address"
         own = f", attainment there {_percent(check.attainment_percent)}"
         lines.append(f"router counted {check.router_arrivals} arrivals and {counted}: {verdict}{own}")
     return lines
