@@ -7,6 +7,8 @@ files that are wrong, drift, deletion. Every request is accounted for throughout
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +17,10 @@ from typing import Any
 
 import pytest
 from fleet_on_cluster import ROOT, Json, Steps, accounted, example, load, refused
+from rule_cases import CASES, TRANSITIONS, refused_service
 from testbed.cluster import Cluster
 from testbed.foreign import Foreign
+from testbed.processes import CommandFailed
 
 RELEASE_NAMESPACE = "paceline-system"
 NAMESPACE = "llm"
@@ -41,6 +45,12 @@ def steps(cluster: Cluster | Foreign, helm: Command, images: str, say: Say) -> I
     cluster.kubectl("create", "namespace", NAMESPACE)
     yield Steps(cluster, NAMESPACE)
     cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false", "--ignore-not-found")
+
+
+def test_the_charts_own_test_passes(steps: Steps, helm: Command, say: Say) -> None:
+    began = time.monotonic()
+    helm("test", "paceline", "-n", RELEASE_NAMESPACE)
+    say(f"helm test: {time.monotonic() - began:.1f} s")
 
 
 def test_the_chat_example_is_ready_within_30_seconds(steps: Steps, say: Say) -> None:
@@ -96,12 +106,16 @@ def test_the_openai_client_streams_from_another_pod_by_the_services_dns_name(
 
 def test_a_replay_is_accounted_for_in_report_and_routers(steps: Steps, tmp_path: Path, say: Say) -> None:
     before = steps.router_counts("chat")
-    with load(steps, "chat", tmp_path / "r.json", "--synthetic", "chat", "--rate", "4", "--duration", "12") as report:
+    folder = os.environ.get("PACELINE_TRACES")
+    azure = ("--trace", f"{folder}/azure/AzureLLMInferenceTrace_conv.csv")
+    flags = azure if folder else ("--synthetic", "chat", "--rate", "4")
+    with load(steps, "chat", tmp_path / "r.json", *flags, "--duration", "15") as report:
         outcomes = accounted(report())
     assert set(outcomes) == {"completed"}
     counted = steps.router_counts("chat") - before
     assert counted["received"] == counted["completed"] == outcomes["completed"]
-    say(f"replay: {outcomes['completed']} arrivals, all completed; the two routers counted the same")
+    what = Path(flags[1]).name
+    say(f"replay of {what}: {outcomes['completed']} arrivals, all completed; the two routers counted the same")
 
 
 def _kill(steps: Steps, selector: str, say: Say) -> Callable[[], None]:
@@ -163,7 +177,7 @@ def test_a_lost_node_costs_what_ran_there_and_the_service_is_ready_again_by_itse
             for pod in steps.pods(selector)
         )
 
-    flags = ("--synthetic", "chat", "--rate", "2", "--duration", "45")
+    flags = ("--synthetic", "chat", "--rate", "2", "--duration", "38")
     with load(steps, "chat", tmp_path / "r.json", *flags) as report:
         time.sleep(4)
         steps.cluster.lose(lost)
@@ -179,7 +193,7 @@ def test_a_lost_node_costs_what_ran_there_and_the_service_is_ready_again_by_itse
 
 def test_an_engine_argument_changed_under_load_fails_no_request(steps: Steps, tmp_path: Path, say: Say) -> None:
     before = steps.engine_uids("chat")
-    flags = ("--synthetic", "chat", "--rate", "4", "--duration", "25")
+    flags = ("--synthetic", "chat", "--rate", "4", "--duration", "20")
     with load(steps, "chat", tmp_path / "r.json", *flags) as report:
         time.sleep(4)
         steps.patch("chat", {"spec": {"engine": {"extraArgs": ["--max-requests", "200"]}}})
@@ -198,7 +212,7 @@ def test_a_class_edited_and_another_default_image_replace_no_pod(steps: Steps, h
     chart = str(ROOT / "charts" / "paceline")
     helm("upgrade", "paceline", chart, "-n", RELEASE_NAMESPACE, "--set", "engineImage=localhost/other:1", "--wait")
     steps.wait("chat", "Ready", "True", 30)
-    time.sleep(5)
+    time.sleep(3)
     assert steps.engine_uids("chat") == before
     say("class edited, operator upgraded with another default image: no pod replaced")
 
@@ -228,6 +242,26 @@ POOLS = example("chat")["spec"]["pools"]
 )
 def test_a_contradictory_file_is_refused_with_what_to_change(steps: Steps, says: str, service: Json) -> None:
     assert says in refused(steps, service)
+
+
+def test_every_rule_of_the_crds_is_enforced_by_the_api_server(steps: Steps, say: Say) -> None:
+    wanted = {
+        f"rule-{number}-{i}": (message, refused_service(carrier, value, f"rule-{number}-{i}"))
+        for number, (carrier, message, _, values) in enumerate(CASES)
+        if message not in TRANSITIONS
+        for i, value in enumerate(values)
+    }
+    said = refused(steps, *(service for _, service in wanted.values()))
+    answers = dict(re.findall(r'"(rule-\d+-\d+)" is invalid: (.*)', said))
+    missing = {name: message for name, (message, _) in wanted.items() if message not in answers.get(name, "")}
+    assert missing == {}
+    steps.apply(bad("roles", pools=[p | {"accelerator": "none"} for p in POOLS]))
+    pools = [POOLS[0] | {"accelerator": "none", "role": "Mixed"}, POOLS[1] | {"accelerator": "none"}]
+    assert "a pool keeps its role" in refused(steps, bad("roles", pools=pools))
+    steps.kubectl("delete", "llmservice", "roles")
+    with pytest.raises(CommandFailed, match="never change"):
+        steps.kubectl("patch", "llmpool", "chat-decode", "--type=merge", "-p", '{"spec": {"role": "Mixed"}}')
+    say(f"{len(wanted) + len(TRANSITIONS)} objects that break a rule refused, each with the rule's own message")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +338,7 @@ def test_drift_is_healed_and_a_foreign_object_is_left_alone(steps: Steps, say: S
 
 def test_nothing_is_written_in_a_quiet_minute_but_leases(steps: Steps, say: Say) -> None:
     steps.wait("chat", "Ready", "True", 60)
-    time.sleep(5)
+    time.sleep(2)
     since = time.time()
     if isinstance(steps.cluster, Foreign):
         steps.cluster.writes(since)

@@ -108,13 +108,19 @@ def example(name: str, **spec: Any) -> Json:
     return found
 
 
-def refused(steps: Steps, service: Json) -> str:
-    """What the API server says of a file that it does not take; AssertionError when it takes it."""
+def refused(steps: Steps, *services: Json) -> str:
+    """What the API server says of files that it does not take; AssertionError when it takes them all."""
     try:
-        steps.apply(service)
+        steps.kubectl(
+            "apply",
+            "--dry-run=server",
+            "-f",
+            "-",
+            stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": services}),
+        )
     except CommandFailed as e:
         return str(e)
-    raise AssertionError("the API server took it")
+    raise AssertionError("the API server took them")
 
 
 @contextmanager
