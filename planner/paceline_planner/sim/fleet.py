@@ -73,8 +73,6 @@ class Ride:
     flight: Flight | None = None
     on: str = ""  # the replica that has its current leg
     prefilled_on: str = ""
-    max_gap_s: float = 0.0
-    stalls: int = 0
 
 
 class Kind(Enum):
@@ -206,7 +204,6 @@ class Fleet:
             if request.leg is Leg.PREFILL:
                 self._prefilled(ride)
             else:
-                ride.max_gap_s = max(ride.max_gap_s, request.max_gap_s)
                 ride.course.output_tokens = ride.job.output_tokens
                 self._end(ride, Outcome.COMPLETED)
         self._kick(name)
