@@ -16,6 +16,7 @@ from importlib.metadata import version
 COMMANDS = {  # subcommand, which is its module's name too → its line in the help
     "up": "start the fleet of an LLMService file on this machine and serve it",
     "replay": "offer a workload to a URL as real streaming HTTP and report goodput",
+    "simulate": "serve a workload with an LLMService file's fleet on a virtual clock and report goodput",
     "status": "show what runs for a service in a cluster, held to which objective, and why it is not ready",
     "crds": "print the CustomResourceDefinitions",
 }

@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from paceline_api.outcomes import Outcome, error_body
 from paceline_cli import replay as command
+from paceline_cli.workload_flags import read_outputs
 from paceline_engine.clock import Clock
 from paceline_engine.http1 import ClientPool, Exchange, serve
 from paceline_planner.aggregate import CONNECTION_LOST, Record
@@ -381,7 +382,7 @@ def test_the_command_writes_table_json_and_figures(tmp_path: Path, capsys: pytes
         report = await command._measure(command._options(args))
         await server.close()
         json.parent.mkdir()
-        for path, write in command._outputs(args):
+        for path, write in read_outputs(args):
             write(report, path)
         return report.headline.arrivals
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import count
 from random import Random
@@ -51,12 +51,18 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class FleetSpec:
-    """`transfer_in_tpot`: DistServe's way of counting, where the prefill's token is the first one (DESIGN §1)."""
+    """`transfer_in_tpot`: DistServe's way of counting, where the prefill's token is the first one (DESIGN §1).
+
+    `max_context_tokens`: longer requests are rejected, as an engine does; None: whatever fits the KV cache is served.
+    `record_gaps`: rides keep the times between their tokens, which costs a tenth of the speed.
+    """
 
     engines: tuple[EngineSpec, ...]
     classes: Mapping[str, SLOClass]
     router_policy: str = "least-predicted-ttft"
     transfer_in_tpot: bool = False
+    max_context_tokens: int | None = None
+    record_gaps: bool = False
 
     @property
     def gpus(self) -> int:
@@ -73,6 +79,8 @@ class Ride:
     flight: Flight | None = None
     on: str = ""  # the replica that has its current leg
     prefilled_on: str = ""
+    last_token_s: float = 0.0
+    gaps_s: list[float] = field(default_factory=list)
 
 
 class Kind(Enum):
@@ -151,6 +159,10 @@ class Fleet:
         ride = Ride(self.arrivals, job, Course(self.now, job.prompt_tokens, max_tokens=job.output_tokens))
         if self._arrived is not None:
             self._arrived(ride)
+        most = self.spec.max_context_tokens
+        if most is not None and job.prompt_tokens + job.output_tokens > most:
+            self._end(ride, Outcome.REJECTED)
+            return
         expected = self.lengths.remaining(job.class_name, 0, OUTPUT_QUANTILE)
         size = Size(job.prompt_tokens, min(job.output_tokens, expected))
         match self.picker.choose(self.ledger, size, self.now):
@@ -209,6 +221,8 @@ class Fleet:
         self._kick(name)
 
     def _note_tokens(self, emitted: Emitted) -> None:
+        if self.spec.record_gaps:
+            self._note_gaps(emitted)
         for request in emitted.tokens:
             if request.leg is Leg.PREFILL:
                 continue
@@ -223,6 +237,14 @@ class Fleet:
                 flight = self._rides[request.id].flight
                 assert flight is not None
                 self.ledger.tokens(flight, LEDGER_EVERY_TOKENS)
+
+    def _note_gaps(self, emitted: Emitted) -> None:
+        for request in emitted.tokens:
+            if request.leg is not Leg.PREFILL:
+                ride = self._rides[request.id]
+                if request.emitted_tokens > 1:
+                    ride.gaps_s.append(self.now - ride.last_token_s)
+                ride.last_token_s = self.now
 
     def _prefilled(self, ride: Ride) -> None:
         """Leg 1 is over: the decode replica is chosen again, now that more is known."""
