@@ -1,7 +1,8 @@
 """Condition types and reasons of LLMService and EnginePool status (DESIGN §3, "Status, two writers").
 
-The operator writes Ready, PlanFeasible, PoolsReady and RouterReady; the autoscaler MetricsAvailable and SLOMet.
-Ready = PlanFeasible ∧ PoolsReady ∧ RouterReady; SLOMet is no part of it. Standard library only.
+The operator writes Ready, PlanFeasible, PoolsReady and RouterReady; the autoscaler MetricsAvailable, SLOMet and
+ScalingActive. Ready = PlanFeasible ∧ PoolsReady ∧ RouterReady; what the autoscaler writes is no part of it. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ class ConditionType(StrEnum):
     ROUTER_READY = "RouterReady"
     METRICS_AVAILABLE = "MetricsAvailable"
     SLO_MET = "SLOMet"  # Unknown without traffic
+    SCALING_ACTIVE = "ScalingActive"  # whether sizes follow the load now
 
 
 class Reason(StrEnum):
@@ -42,12 +44,22 @@ class Reason(StrEnum):
     METRICS_FRESH = "MetricsFresh"
     METRICS_MISSING = "MetricsMissing"
     METRICS_STALE = "MetricsStale"
+    METRICS_INVALID = "MetricsInvalid"  # they make no sense, or contradict each other
+    METRICS_UNREACHABLE = "MetricsUnreachable"  # Prometheus is away, refuses, or none is configured
     # SLOMet
     OBJECTIVES_MET = "ObjectivesMet"
     OBJECTIVES_MISSED = "ObjectivesMissed"
-    NO_TRAFFIC = "NoTraffic"
+    NO_TRAFFIC = "NoTraffic"  # and ObjectiveUnattainable
+    # ScalingActive
+    SCALING = "Scaling"
+    WINDOW_INCOMPLETE = "WindowIncomplete"  # it grows, and shrinks once a whole window has been seen
+    MANUAL_HOLD = "ManualHold"  # a person set a size, and that is respected for a while
+    SCALING_DISABLED = "ScalingDisabled"
+    RECOMMEND_ONLY = "RecommendOnly"
+    # of the Event on a service that needs a name which somebody else's object has
+    NAME_TAKEN = "NameTaken"
 
 
 READY_PARTS = (ConditionType.PLAN_FEASIBLE, ConditionType.POOLS_READY, ConditionType.ROUTER_READY)
 OPERATOR_CONDITIONS = (ConditionType.READY, *READY_PARTS)
-AUTOSCALER_CONDITIONS = (ConditionType.METRICS_AVAILABLE, ConditionType.SLO_MET)
+AUTOSCALER_CONDITIONS = (ConditionType.METRICS_AVAILABLE, ConditionType.SLO_MET, ConditionType.SCALING_ACTIVE)

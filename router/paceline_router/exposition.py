@@ -16,6 +16,7 @@ from paceline_engine.tables import TableMissing, load_table
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from paceline_router.quantile import bucket_quantile
 from paceline_router.state import Facts
 
 LEAST_SCALE, GREATEST_SCALE = 0.05, 20.0  # beyond, it is no scale: a fit's bounds times a table of another GPU
@@ -81,7 +82,7 @@ def fleet_quantile(fleet: Iterable[Scraped], name: str, q: float, where: Mapping
             le = sample.labels.get("le", "")
             if all(sample.labels.get(key) == value for key, value in where.items()) and _is_number(le):
                 counts[float(le)] = counts.get(float(le), 0.0) + sample.value
-    return _bucket_quantile(sorted(counts.items()), q)
+    return bucket_quantile(sorted(counts.items()), q)
 
 
 def _is_number(text: str) -> bool:
@@ -122,19 +123,3 @@ def _table(samples: Mapping[str, list[Sample]], model: str, tensor: int) -> Step
         except TableMissing:
             continue
     return None
-
-
-def _bucket_quantile(buckets: Iterable[tuple[float, float]], q: float) -> float | None:
-    """Linear within its bucket, as Prometheus' histogram_quantile; the last finite bound for what lies above."""
-    known = list(buckets)
-    if not known or known[-1][1] <= 0:
-        return None
-    rank = q * known[-1][1]
-    below_le, below = 0.0, 0.0
-    for le, count in known:
-        if count >= rank:
-            return (
-                below_le if math.isinf(le) else below_le + (le - below_le) * (rank - below) / max(count - below, 1e-9)
-            )
-        below_le, below = le, count
-    return below_le
