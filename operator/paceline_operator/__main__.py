@@ -20,14 +20,14 @@ from pathlib import Path
 import uvloop
 from paceline_engine.http1 import serve
 from paceline_router.kube import ConfigError, Kube
+from paceline_router.lease import Lease, LeaseLost
+from paceline_router.probes import Probes
 from prometheus_client import CollectorRegistry
 
-from paceline_operator.leader import Lease, LeaseLost
 from paceline_operator.loop import Loop
 from paceline_operator.metrics import OperatorMetrics
 from paceline_operator.settings import MANAGER, Settings, SettingsError, read_accelerators
 from paceline_operator.store import WATCHED, follow
-from paceline_operator.web import Web
 
 LAST_WRITES_S = 5.0
 
@@ -66,7 +66,7 @@ async def _run(settings: Settings, args: argparse.Namespace) -> None:
     registry = CollectorRegistry()
     metrics = OperatorMetrics(registry)
     async with Kube.connect() as kube:
-        server = await serve(Web(registry).handle, args.host, args.port)
+        server = await serve(Probes(registry).handle, args.host, args.port)
         namespace = os.environ.get("POD_NAMESPACE") or kube.namespace
         lease = Lease(kube, namespace, MANAGER, os.environ.get("POD_NAME") or socket.gethostname())
         stop = asyncio.Event()

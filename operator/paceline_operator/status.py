@@ -15,6 +15,7 @@ from paceline_api.v1alpha1 import LLMService
 from paceline_planner.launching import ROLE_NAMES
 from paceline_planner.plan import Infeasible, Plan
 from paceline_router.endpoints import POOL_LABEL
+from paceline_router.judged import Judged, condition
 
 from paceline_operator.desire import Desired
 from paceline_operator.kinds import Json
@@ -23,16 +24,6 @@ from paceline_operator.observe import Observed, ready_of
 from paceline_operator.troubles import find_trouble
 
 MAX_REASON = 512  # of texts in status.plan
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A condition without its times."""
-
-    type: ConditionType
-    status: str
-    reason: Reason
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +56,7 @@ def service_status(
         status["url"] = f"http://{owner.name}.{owner.namespace}.svc:{PORT}"
         status["plan"] = _plan(desired.plan)
         status["pools"] = [_pool(desired, seen, pool.name) for pool in desired.plan.pools]
-    status["conditions"] = [_condition(judged, generation, live, now) for judged in (ready, *parts)]
+    status["conditions"] = [condition(judged, generation, live, now) for judged in (ready, *parts)]
     return status
 
 
@@ -178,17 +169,4 @@ def _pool(desired: Desired, seen: Observed, name: str) -> Json:
         "desired": desired.sizes[name],
         "ready": sum(map(ready_of, _deployments(seen, name))),
         "revision": desired.revisions[name],
-    }
-
-
-def _condition(judged: Judged, generation: int, live: Json, now: str) -> Json:
-    before = next((c for c in live.get("conditions") or () if c.get("type") == judged.type), None)
-    since = before["lastTransitionTime"] if before and before.get("status") == judged.status else now
-    return {
-        "type": str(judged.type),
-        "status": judged.status,
-        "observedGeneration": generation,
-        "lastTransitionTime": since,
-        "reason": str(judged.reason),
-        "message": judged.message,
     }

@@ -1,7 +1,7 @@
 """An API server in memory for the operator's shell: objects by path, watches that tell every change, writes counted.
 
-It knows no schemas, no field managers and no controllers: an applied manifest replaces what it said before. Whatever
-depends on more than that is tested on a real cluster.
+It knows no schemas, no field managers and no controllers: an applied manifest replaces what it said before, a merge
+patch is merged. Whatever depends on more than that is tested on a real cluster.
 """
 
 from __future__ import annotations
@@ -67,8 +67,19 @@ class ApiDouble:
             case "DELETE":
                 self.drop(path)
                 return _answer({})
+            case _ if "merge-patch" in request.headers["content-type"] and path.rpartition("/")[2] != "scale":
+                found = path in self.objects
+                return _answer(self.put(path, _merged(self.objects[path], body))) if found else _refuse(404, "NotFound")
+            case _ if self._is_outdated(path, body):
+                return _refuse(409, "Conflict")
             case _:
                 return _answer(self._patch(path, body))
+
+    def _is_outdated(self, path: str, body: Json) -> bool:
+        """A new size for an object that has changed since the version that it names."""
+        target, _, sub = path.rpartition("/")
+        version = (body.get("metadata") or {}).get("resourceVersion")
+        return sub == "scale" and version not in (None, self.objects[target]["metadata"]["resourceVersion"])
 
     def _patch(self, path: str, body: Json) -> Json:
         target, _, sub = path.rpartition("/")
@@ -87,8 +98,8 @@ class ApiDouble:
         return self.put(path, body)
 
     def _read(self, request: httpx.Request, path: str) -> httpx.Response:
-        if path in self.objects:
-            return _answer(self.objects[path])
+        if path.removesuffix("/scale") in self.objects:
+            return _answer(self.objects[path.removesuffix("/scale")])
         if path.split("/")[-2] in self._plurals() and "watch" not in request.url.params:
             return _refuse(404, "NotFound")
         labels = dict(p.split("=") for p in request.url.params.get("labelSelector", "").split(",") if "=" in p)
@@ -117,6 +128,15 @@ class ApiDouble:
 async def _stream(queue: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
     while True:
         yield await queue.get()
+
+
+def _merged(live: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    before = live if isinstance(live, dict) else {}
+    changed = {key: _merged(before.get(key), value) for key, value in patch.items() if value is not None}
+    return {key: value for key, value in before.items() if key not in patch} | changed
 
 
 def _matches(obj: Json, labels: dict[str, str]) -> bool:

@@ -10,11 +10,13 @@ import pytest
 from api_double import ApiDouble, Json
 from factories_api import make_class, make_manifest, make_pool
 from operator_cluster import SETTINGS
-from paceline_operator.leader import Lease, LeaseLost
+from paceline_operator.deletion_cost import DELETION_COST, FIRST
 from paceline_operator.loop import Loop
 from paceline_operator.metrics import OperatorMetrics
 from paceline_operator.store import WATCHED, follow
+from paceline_router.endpoints import DRAIN_FIRST
 from paceline_router.kube import Kube
+from paceline_router.lease import Lease, LeaseLost
 from prometheus_client import CollectorRegistry, generate_latest
 
 SERVICES = "/apis/paceline.dev/v1alpha1/namespaces/llm/llmservices"
@@ -96,6 +98,38 @@ def test_a_pool_gets_its_first_size_through_scale() -> None:
         assert deployment["spec"]["replicas"] == 3
 
     operate(act, make_manifest(pools=[make_pool(minReplicas=3)]))
+
+
+def test_a_pod_that_an_engine_pool_names_is_marked_before_its_deployment_shrinks() -> None:
+    pool = "/apis/paceline.dev/v1alpha1/namespaces/llm/enginepools/chat-mixed"
+    pod = "/api/v1/namespaces/llm/pods/chat-mixed-0"
+
+    async def act(o: Operator) -> None:
+        await o.until(lambda: o.condition("PoolsReady"))
+        deployment = next(p for p in o.api.paths("deployments") if "mixed" in p)
+        labels = {**o.api.objects[deployment]["spec"]["template"]["metadata"]["labels"], "pod-template-hash": "5f7d"}
+        owner = {"kind": "ReplicaSet", "name": f"{deployment.rsplit('/', 1)[1]}-5f7d", "controller": True}
+        metadata = {"name": "chat-mixed-0", "labels": labels, "ownerReferences": [owner]}
+        o.api.put(pod, {"kind": "Pod", "metadata": metadata})
+        await o.kube.set_scale(pool, 3)
+        await o.quiet()
+        start = len(o.api.writes)
+        live = o.api.objects[pool]
+        annotations = live["metadata"]["annotations"] | {DRAIN_FIRST: "chat-mixed-0"}
+        spec = {**live["spec"], "replicas": 2}
+        o.api.put(pool, {**live, "metadata": {**live["metadata"], "annotations": annotations}, "spec": spec})
+        await o.quiet()
+        assert [path for _, path in o.api.writes[start:] if not path.endswith("/status")] == [pod, deployment]
+        assert o.api.objects[pod]["metadata"]["annotations"] == {DELETION_COST: FIRST}
+        assert o.api.objects[pod]["metadata"]["labels"] == labels
+        o.api.put(pool, o.api.objects[pool])
+        assert await o.quiet() == []
+        del annotations[DRAIN_FIRST]
+        o.api.put(pool, {**o.api.objects[pool], "metadata": {**live["metadata"], "annotations": annotations}})
+        assert await o.quiet() == [("PATCH", pod)]
+        assert o.api.objects[pod]["metadata"]["annotations"] == {}
+
+    operate(act)
 
 
 def test_somebody_elses_object_is_left_alone_and_said_once() -> None:
@@ -218,7 +252,7 @@ def test_a_restarted_container_goes_on_with_its_pods_lease() -> None:
 def test_a_lease_that_nobody_renews_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(o: Operator) -> None:
         now = [100.0]
-        monkeypatch.setattr("paceline_operator.leader.monotonic", lambda: now[0])
+        monkeypatch.setattr("paceline_router.lease.monotonic", lambda: now[0])
         await lease(o.kube, "first").acquire()
         second = lease(o.kube, "second")
         assert not await second.renew()
@@ -232,7 +266,7 @@ def test_a_lease_that_nobody_renews_ends(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_lease_that_was_taken_stops_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(o: Operator) -> None:
-        monkeypatch.setattr("paceline_operator.leader.RENEW_S", 0.01)
+        monkeypatch.setattr("paceline_router.lease.RENEW_S", 0.01)
         first = lease(o.kube, "first")
         await first.acquire()
         await first.release()

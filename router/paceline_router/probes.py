@@ -1,4 +1,4 @@
-"""The operator's port: /healthz and /metrics.
+"""The port of a process that serves no requests, operator and autoscaler: /healthz and /metrics.
 
 Healthy is a process whose event loop turns; waiting for the Lease is healthy too.
 """
@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 _PLAIN = b"text/plain; charset=utf-8"
 
 
-class Web:
+class Probes:
     """The handler of the HTTP server."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -1,4 +1,4 @@
-"""One operator acts at a time: the holder of a Lease, which it renews until it stops.
+"""One process of several acts at a time: the holder of a Lease, which it renews until it stops.
 
 Another's Lease has ended when it was not renewed for its whole duration by our own clock, as client-go judges it. The
 holder's name is the pod's, so that a container that was killed goes on at once when it is started again.

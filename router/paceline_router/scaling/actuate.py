@@ -1,0 +1,93 @@
+"""What the autoscaler writes: an EnginePool's /scale and its drain-first annotation, and its part of LLMService status.
+
+A size is written only where it is still the one that was decided on: what somebody set meanwhile stays. The pods to
+remove are named before the pool shrinks. Invariant: nothing else is ever written.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from paceline_api.schema import API_VERSION
+
+from paceline_router.autoscale.signals import Change
+from paceline_router.endpoints import DRAIN_FIRST
+from paceline_router.kube import Conflict, Kube, KubeError, NotFound, path_of
+from paceline_router.scaling.holds import MANAGER
+from paceline_router.scaling.report import Json
+from paceline_router.scaling.steward import Task, Turn
+from paceline_router.scaling.views import ServiceView
+
+_log = logging.getLogger(__name__)
+
+
+class Actuator:
+    """Writes of one process."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+
+    async def act(self, turn: Turn) -> tuple[Change, ...]:
+        """The changes that were made; what could not be is said in the log, and decided again at the next tick."""
+        done = []
+        for task in turn.tasks:
+            try:
+                if await self._resize(turn.service, task):
+                    done.append(task.change)
+            except KubeError as e:
+                _log.warning("not resized %s pool=%s error=%s", _name(turn.service), task.change.pool, e)
+        for pool in turn.forget:
+            try:
+                await self._name_drained(turn.service, pool, ())
+            except KubeError as e:
+                _log.warning("drain-first not removed %s pool=%s error=%s", _name(turn.service), pool, e)
+        return tuple(done)
+
+    async def write_status(self, service: ServiceView, part: Json) -> bool:
+        """Whether it was written."""
+        body = {"apiVersion": API_VERSION, "kind": "LLMService", "metadata": {"name": service.name}, "status": part}
+        path = path_of(API_VERSION, "llmservices", service.namespace, service.name)
+        try:
+            await self._kube.apply(f"{path}/status", body, manager=MANAGER)
+        except NotFound:
+            return False  # it was deleted meanwhile
+        except KubeError as e:
+            _log.warning("status not written %s error=%s", _name(service), e)
+            return False
+        return True
+
+    async def _resize(self, service: ServiceView, task: Task) -> bool:
+        change, path = task.change, _pool_path(service, task.change.pool)
+        if task.drain_first:
+            await self._name_drained(service, change.pool, task.drain_first)
+        scale = await self._kube.get(f"{path}/scale")
+        found = (scale.get("spec") or {}).get("replicas", 0)
+        if found != change.before:
+            _log.warning("size changed meanwhile %s pool=%s replicas=%s", _name(service), change.pool, found)
+            return False
+        version = {"resourceVersion": scale["metadata"]["resourceVersion"]}
+        try:
+            await self._kube.merge(
+                f"{path}/scale", {"metadata": version, "spec": {"replicas": change.after}}, manager=MANAGER
+            )
+        except Conflict:
+            _log.info("pool changed meanwhile %s pool=%s", _name(service), change.pool)
+            return False
+        _log.info(
+            "resized %s pool=%s from=%d to=%d binding=%s why=%r",
+            *(_name(service), change.pool, change.before, change.after, change.binding, change.why),
+        )
+        return True
+
+    async def _name_drained(self, service: ServiceView, pool: str, pods: tuple[str, ...]) -> None:
+        """Without pods the annotation goes."""
+        annotations = {DRAIN_FIRST: ",".join(pods) or None}
+        await self._kube.merge(_pool_path(service, pool), {"metadata": {"annotations": annotations}}, manager=MANAGER)
+
+
+def _pool_path(service: ServiceView, pool: str) -> str:
+    return path_of(API_VERSION, "enginepools", service.namespace, f"{service.name}-{pool}")
+
+
+def _name(service: ServiceView) -> str:
+    return f"namespace={service.namespace} service={service.name}"

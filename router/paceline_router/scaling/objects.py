@@ -1,0 +1,146 @@
+"""Kubernetes' objects → what the autoscaler looks at: where LLMServices, EnginePools and pods are parsed.
+
+Invariant: an object that makes no sense is None, and one line in the log names it; it never stops the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from paceline_api.catalog import ACCELERATORS
+from paceline_api.pools import PoolSpec
+from paceline_api.v1alpha1 import EnginePool, LLMService
+from pydantic import ValidationError
+
+from paceline_router.endpoints import POOL_LABEL, REVISION_LABEL, SERVICE_LABEL, drained_first
+from paceline_router.scaling.holds import resized_by
+from paceline_router.scaling.views import Hint, Id, PodView, PoolView, Resized, ServiceView
+from paceline_router.state import Role
+
+_log = logging.getLogger(__name__)
+
+Json = Mapping[str, Any]
+COMPONENT_LABEL = "app.kubernetes.io/component"
+SERVING = ("router", "engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An LLMService and its status, raw."""
+
+    spec: LLMService
+    status: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """An EnginePool; `owner` is the uid of its LLMService."""
+
+    spec: EnginePool
+    owner: str
+    drain_first: frozenset[str]
+    resized: Resized | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of `service`."""
+
+    service: Id
+    view: PodView
+
+
+def read_service(obj: Json) -> Service | None:
+    if obj["metadata"].get("deletionTimestamp"):
+        return None
+    try:
+        spec = LLMService.model_validate({name: value for name, value in obj.items() if name != "status"})
+    except ValidationError as e:  # a CRD of another release admitted it
+        _not_understood(obj, e)
+        return None
+    return Service(spec, obj.get("status") or {})
+
+
+def read_pool(obj: Json) -> Pool | None:
+    metadata = obj["metadata"]
+    if metadata.get("deletionTimestamp"):
+        return None
+    try:
+        spec = EnginePool.model_validate(obj)
+    except ValidationError as e:
+        _not_understood(obj, e)
+        return None
+    owner = next((r["uid"] for r in metadata.get("ownerReferences") or () if r.get("controller")), "")
+    return Pool(spec, owner, drained_first(obj), resized_by(metadata.get("managedFields") or ()))
+
+
+def read_pod(obj: Json) -> Pod | None:
+    """None for a pod on its way out, and for one that serves no requests."""
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    labels = metadata.get("labels") or {}
+    if metadata.get("deletionTimestamp") or labels.get(COMPONENT_LABEL) not in SERVING:
+        return None
+    ready = next((c for c in status.get("conditions") or () if c["type"] == "Ready" and c["status"] == "True"), None)
+    view = PodView(
+        metadata["name"],
+        labels.get(POOL_LABEL, ""),
+        labels.get(REVISION_LABEL, ""),
+        _epoch_s(metadata["creationTimestamp"]),
+        _epoch_s(ready["lastTransitionTime"]) if ready else None,
+    )
+    return Pod((metadata["namespace"], labels.get(SERVICE_LABEL, "")), view)
+
+
+def view_of(service: Service, pools: Iterable[Pool], pods: Iterable[Pod]) -> ServiceView:
+    """Of a service with the pools and pods of its namespace and name; pools that are not its own do not count."""
+    spec, metadata = service.spec.spec, service.spec.metadata
+    own = {pool.spec.spec.pool: pool for pool in pools if pool.owner == metadata.uid}
+    hint = spec.workload
+    return ServiceView(
+        namespace=metadata.namespace,
+        name=metadata.name,
+        uid=metadata.uid,
+        generation=metadata.generation,
+        mode=str(spec.autoscaling.mode),
+        stabilisation_s=float(spec.autoscaling.scale_down_stabilization_seconds),
+        model=spec.model.uri,
+        classes=tuple(service.spec.slo_classes().values()),
+        pools=tuple(_pool(declared, own[declared.name]) for declared in spec.pools if declared.name in own),
+        pods=tuple(pod.view for pod in pods),
+        max_gpus=spec.max_gpus,
+        prompt_hint=Hint(hint.prompt_tokens.mean, hint.prompt_tokens.p90) if hint else None,
+        output_hint=Hint(hint.output_tokens.mean, hint.output_tokens.p90) if hint else None,
+        status=service.status,
+    )
+
+
+def _pool(declared: PoolSpec, pool: Pool) -> PoolView:
+    spec, status, gpu = pool.spec.spec, pool.spec.status, ACCELERATORS.get(declared.accelerator)
+    return PoolView(
+        name=declared.name,
+        role=Role(declared.role.lower()),
+        replicas=spec.replicas,
+        existing=status.replicas if status else 0,
+        ready=status.ready_replicas if status else 0,
+        least=declared.least_replicas,
+        most=declared.most_replicas,
+        gpus=spec.plan.tensor * spec.plan.pipeline if spec.plan else declared.gpus_per_replica,
+        tensor=spec.plan.tensor if spec.plan else 1,
+        table=gpu.table if gpu else "",
+        revision=status.revision if status else "",
+        drain_first=pool.drain_first,
+        resized=pool.resized,
+    )
+
+
+def _epoch_s(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _not_understood(obj: Json, error: ValidationError) -> None:
+    metadata = obj["metadata"]
+    _log.error("not understood namespace=%s name=%s error=%s", metadata.get("namespace"), metadata.get("name"), error)
