@@ -124,6 +124,7 @@ class Fleet:
         layout = self._layout
         self._display.event("ready", **({"url": layout.url} | dict(layout.facts)))
         self._display.say(layout.curl)
+        self._display.say(f"console {layout.url}/")
         if self._url_file:
             part = self._url_file.with_name(self._url_file.name + ".part")
             part.write_text(f"{layout.url}\n", encoding="utf-8")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from paceline_router.endpoints import POOL_LABEL, REVISION_LABEL
-
-Json = Mapping[str, Any]
+from paceline_router.pod_state import Json, PodState, read_pod
 
 MOST_PODS_NAMED = 3
 STARTING = ("ContainerCreating", "PodInitializing")
@@ -43,44 +41,31 @@ def _named(names: Sequence[str]) -> str:
     return f"pod{'s' if len(names) > 1 else ''} {listed}"
 
 
-def read_pod(pod: Json) -> PodView:
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    labels = metadata.get("labels") or {}
-    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+def view_pod(pod: Json) -> PodView:
+    """Of a v1 Pod as the API server gives it."""
+    state = read_pod(pod)
     return PodView(
-        name=metadata["name"],
-        pool=labels.get(POOL_LABEL, ""),
-        revision=labels.get(REVISION_LABEL, ""),
-        node=(pod.get("spec") or {}).get("nodeName", ""),
-        ready=conditions.get("Ready", {}).get("status") == "True",
-        terminating="deletionTimestamp" in metadata,
-        restarts=sum(container.get("restartCount", 0) for container in containers),
-        problem=_problem(status, conditions, containers),
+        name=state.name,
+        pool=state.labels.get(POOL_LABEL, ""),
+        revision=state.labels.get(REVISION_LABEL, ""),
+        node=state.node,
+        ready=state.ready,
+        terminating=state.terminating,
+        restarts=sum(container.restarts for container in state.containers),
+        problem=_problem(state),
     )
 
 
-def _problem(status: Json, conditions: Mapping[str, Json], containers: Sequence[Json]) -> str:
+def _problem(pod: PodState) -> str:
     """The first that there is, in the order in which a pod comes to life."""
-    scheduled = conditions.get("PodScheduled", {})
-    if scheduled.get("status") == "False":
-        return _sentence(scheduled)
-    for container in containers:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        ended = (container.get("lastState") or {}).get("terminated") or (container.get("state") or {}).get("terminated")
-        failed = ended if ended and ended.get("exitCode") else None
-        if waiting.get("reason", STARTING[0]) not in STARTING and not (failed and _is_crash(waiting)):
-            return _sentence(waiting)
+    if pod.unscheduled:
+        return str(pod.unscheduled) or "Unschedulable"
+    for container in pod.containers:
+        ended = container.last or container.ended
+        failed = ended if ended and ended.code else None
+        waits = container.waiting
+        if waits and waits.reason and waits.reason not in STARTING and not (failed and container.loops):
+            return str(waits)
         if failed:
-            why = failed.get("message") or failed.get("reason") or "Error"
-            return f"{container['name']} exited with {failed['exitCode']} ({why})"
-    return _sentence(status) if status.get("phase") == "Failed" else ""
-
-
-def _is_crash(waiting: Json) -> bool:
-    """Its message is the name of the pod; how the container ended says more."""
-    return waiting.get("reason") == "CrashLoopBackOff"
-
-
-def _sentence(said: Json) -> str:
-    return ": ".join(filter(None, (said.get("reason", ""), said.get("message", "")))) or "failed"
+            return container.exited(failed)
+    return (str(pod.failed) or "failed") if pod.failed else ""

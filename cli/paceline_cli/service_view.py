@@ -1,8 +1,9 @@
-"""What `paceline status` tells of one service: what runs, held to which objective, and why it is not ready.
+"""What `paceline status` tells of one service: what runs, held to which objective, why it is not ready, and whether its
+sizes follow the load.
 
 LLMService, its EnginePools and pods → ServiceView, whose fields are those of `--json` (schema `paceline.status/v1`).
 Pure. Invariant: a service that is not ready has at least one cause, and each cause says who said it: the operator, by a
-condition, or a pod, by its own status.
+condition, or a pod, by its own status; an autoscaler that has said nothing is told as such.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from paceline_api.conditions import READY_PARTS, ConditionType
-from paceline_api.v1alpha1 import Condition, EnginePool, LLMService, PoolSpec, Runtime
+from paceline_api.conditions import AUTOSCALER_CONDITIONS, READY_PARTS, ConditionType
+from paceline_api.v1alpha1 import AutoscalingMode, Condition, EnginePool, LLMService, PoolSpec, Runtime
+from paceline_router.pod_state import Json
 
-from paceline_cli.pod_view import Json, PodView, pod_causes, read_pod
+from paceline_cli.pod_view import PodView, pod_causes, view_pod
 
 SCHEMA = "paceline.status/v1"
 MOST_DECISIONS = 3
-NO_WORD = (
-    "the operator has not reported on this service; see whether it runs: "
-    "kubectl get deployments -A -l app.kubernetes.io/name=paceline"
-)
+RUNS = "see whether it runs: kubectl get deployments -A -l app.kubernetes.io/name=paceline"
+NO_WORD = f"the operator has not reported on this service; {RUNS}"
+NO_SCALING = f"the autoscaler has not reported on this service; {RUNS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,32 @@ class ClassView:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionView:
+    """`status` is True, False or Unknown."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingView:
+    """What the autoscaler says, in its conditions; `decisions` are its latest, the last of them first."""
+
+    mode: str
+    conditions: tuple[ConditionView, ...]
+    decisions: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What stands in the way of sizes that follow the load."""
+        if self.conditions:
+            return tuple(f"{c.type} {c.status}: {c.reason}: {c.message}" for c in self.conditions if c.status != "True")
+        return () if self.mode == AutoscalingMode.DISABLED else (NO_SCALING,)
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceView:
     """`ready` None: the operator has not said."""
 
@@ -72,7 +99,7 @@ class ServiceView:
     pools: tuple[PoolView, ...]
     classes: tuple[ClassView, ...]
     causes: tuple[str, ...]
-    decisions: tuple[str, ...]
+    scaling: ScalingView
     pods: tuple[PodView, ...]
 
 
@@ -80,7 +107,7 @@ def view(service: LLMService, pools: Sequence[EnginePool], pods: Iterable[Json])
     """`pools` and `pods` are those with the service's label in its namespace."""
     status = service.status
     plan = status.plan if status else None
-    seen = tuple(sorted((read_pod(pod) for pod in pods), key=lambda pod: (pod.pool, pod.name)))
+    seen = tuple(sorted(map(view_pod, pods), key=lambda pod: (pod.pool, pod.name)))
     predicted = plan.predicted.attainment_percent if plan else None
     return ServiceView(
         name=service.name,
@@ -97,7 +124,7 @@ def view(service: LLMService, pools: Sequence[EnginePool], pods: Iterable[Json])
         pools=_pools(service, pools),
         classes=_classes(service),
         causes=_causes(service, seen),
-        decisions=_decisions(service),
+        scaling=_scaling(service),
         pods=seen,
     )
 
@@ -156,6 +183,16 @@ def _classes(service: LLMService) -> tuple[ClassView, ...]:
             )
         )
     return tuple(views)
+
+
+def _scaling(service: LLMService) -> ScalingView:
+    said = _conditions(service)
+    conditions = tuple(
+        ConditionView(c.type, c.status, c.reason, c.message)
+        for c in (said.get(type_) for type_ in AUTOSCALER_CONDITIONS)
+        if c is not None
+    )
+    return ScalingView(str(service.spec.autoscaling.mode), conditions, _decisions(service))
 
 
 def _decisions(service: LLMService) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from decimal import Decimal
 
 import orjson
 from paceline_api.v1alpha1 import API_VERSION, EnginePool, LLMService
@@ -97,10 +98,10 @@ def show(found: ServiceView, console: Console) -> None:
         console.print(Text("Problems" if found.ready else "Why not ready", style="bold"))
         for cause in found.causes:
             console.print(Text(f"  {cause}"), soft_wrap=True)
-    if found.decisions:
-        console.print(Text("Last decisions", style="bold"))
-        for decision in found.decisions:
-            console.print(Text(f"  {decision}"), soft_wrap=True)
+    if found.scaling.notes or found.scaling.decisions:
+        console.print(Text("Autoscaler", style="bold"))
+    for said in (*found.scaling.notes, *found.scaling.decisions):
+        console.print(Text(f"  {said}"), soft_wrap=True)
 
 
 def _head(found: ServiceView) -> Iterator[Text]:
@@ -115,18 +116,21 @@ def _head(found: ServiceView) -> Iterator[Text]:
     expects = f"; expects {predicted} % attained" if predicted else ""
     yield Text(f"topology  {found.topology}{expects}{f' ({found.plan_reason})' if found.plan_reason else ''}")
     yield Text(f"routers   {found.routers_ready} of {found.routers_desired} ready")
+    yield Text(f"scaling   {found.scaling.mode}")
 
 
 def _objectives(classes: tuple[ClassView, ...]) -> Table:
     table = _table("class", "TTFT ms", "TPOT ms", "target %", "attained %", "good/s", "TTFT p90", "TPOT p90")
     for c in classes:
         grows = f" + {c.ttft_ms_per_1k_prompt_tokens}/1k tokens" if c.ttft_ms_per_1k_prompt_tokens else ""
-        measured = (c.attainment_percent, c.goodput_per_second, c.ttft_p90_ms, c.tpot_p90_ms)
+        missed = c.attainment_percent is not None and Decimal(c.attainment_percent) < Decimal(c.target_percent)
+        measured = (c.goodput_per_second, c.ttft_p90_ms, c.tpot_p90_ms)
         table.add_row(
             f"{c.name}{' (default)' if c.is_default else ''}",
             f"{c.ttft_ms}{grows}",
             str(c.tpot_ms),
             c.target_percent,
+            Text(_or_dash(c.attainment_percent), style="red" if missed else ""),
             *(_or_dash(value) for value in measured),
         )
     return table

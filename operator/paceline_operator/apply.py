@@ -13,9 +13,10 @@ from secrets import token_urlsafe
 from paceline_router.kube import Conflict, Kube, KubeError, NotFound, path_of
 
 from paceline_operator import kinds
+from paceline_operator.deletion_cost import DELETION_COST, Cost
 from paceline_operator.desire import Desired
 from paceline_operator.differ import desired_of, must_write, stamped
-from paceline_operator.kinds import SERVICES, Json
+from paceline_operator.kinds import PODS, SERVICES, Json
 from paceline_operator.manifests.engine_pool import pool_name
 from paceline_operator.manifests.meta import Owner
 from paceline_operator.manifests.secret import token_secret
@@ -42,6 +43,8 @@ class Applier:
     async def bring(self, owner: Owner, desired: Desired, seen: Observed) -> list[Taken]:
         """Names that somebody else has; the rest is as desired when this returns. KubeError: not all of it is."""
         taken: list[Taken] = []
+        for cost in desired.costs:
+            await self._mark(owner, cost)
         for manifest in map(stamped, desired.manifests):
             kind, name = kinds.key_of(manifest)
             live = seen.get(kind, name)
@@ -117,6 +120,14 @@ class Applier:
         name = pool_name(owner, live["spec"]["pool"])
         await self._kube.set_scale(kinds.path("EnginePool", owner.namespace, name), replicas, manager=MANAGER)
         self._note("scale", "EnginePool", owner.namespace, name)
+
+    async def _mark(self, owner: Owner, cost: Cost) -> None:
+        body = {"metadata": {"annotations": {DELETION_COST: cost.value}}}
+        try:
+            await self._kube.merge(path_of(*PODS, owner.namespace, cost.pod), body, manager=MANAGER)
+        except NotFound:
+            return  # it is gone already
+        self._note("mark", "Pod", owner.namespace, cost.pod)
 
     async def _delete(self, owner: Owner, kind: str, live: Json) -> None:
         name = live["metadata"]["name"]

@@ -14,6 +14,7 @@ from paceline_api.v1alpha1 import EnginePool, LLMService, PoolSpec
 from paceline_planner.launching import ROLE_NAMES
 from paceline_planner.plan import Infeasible, Plan, PoolPlan, plan
 
+from paceline_operator.deletion_cost import Cost, find_costs
 from paceline_operator.keep import keep_image, keep_plan
 from paceline_operator.kinds import KINDS, Json, Key, key_of
 from paceline_operator.manifests.config_map import router_config_map
@@ -40,7 +41,8 @@ from paceline_operator.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """`plan` is what runs, maybe an older one than `verdict`; None: nothing can. `sizes`, `revisions`: by pool."""
+    """`plan` is what runs, maybe an older one than `verdict`; None: nothing can. `sizes`, `revisions`: by pool. `costs`
+    are written before the rest, so that a pool that shrinks loses the pods that it should."""
 
     verdict: Plan | Infeasible
     plan: Plan | None = None
@@ -49,6 +51,7 @@ class Desired:
     sizes: Mapping[str, int] = field(default_factory=dict)
     revisions: Mapping[str, str] = field(default_factory=dict)
     rolling: bool = False
+    costs: tuple[Cost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def desire(owner: Owner, service: LLMService, seen: Observed, settings: Settings
     unwanted = sorted(seen.objects.keys() - wanted, key=lambda key: (-order.index(key[0]), key[1]))
     revisions = {pool.name: group.revision for group in changing for pool in group.pools}
     rolling = any(shard.revision != revisions.get(shard.pool) for shard in shards)
-    return Desired(verdict, runs, tuple(manifests), tuple(unwanted), sizes, revisions, rolling)
+    return Desired(verdict, runs, tuple(manifests), tuple(unwanted), sizes, revisions, rolling, find_costs(seen))
 
 
 def size_of(spec: PoolSpec, pool: PoolPlan, live: Json | None) -> int:

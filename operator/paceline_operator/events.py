@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paceline_api.conditions import Reason
 from paceline_api.schema import API_VERSION
 
 from paceline_operator.kinds import SERVICE_KIND, Json
@@ -26,7 +27,7 @@ def name_taken(owner: Owner, taken: Taken, now: str) -> Json:
         "kind": "Event",
         "metadata": {"name": f"{owner.name}.{digest(said)}", "namespace": owner.namespace},
         "involvedObject": involved,
-        "reason": "NameTaken",
+        "reason": str(Reason.NAME_TAKEN),
         "message": str(taken),
         "type": "Warning",
         "source": {"component": MANAGER},

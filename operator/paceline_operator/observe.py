@@ -43,7 +43,7 @@ class Observed:
             if role and pool and revision:
                 shard = Shard(pool, role, revision, self._gpus(deployment["metadata"]["name"]))
                 wanted, ready = deployment["spec"].get("replicas", 0), ready_of(deployment)
-                found.append((shard, Running(pool, role, revision, wanted, ready)))
+                found.append((shard, Running(pool, role, revision, wanted, ready, _was_complete(deployment))))
         return found
 
     def _gpus(self, name: str) -> int:
@@ -67,6 +67,13 @@ def observe(owner: Owner, children: Iterable[Json], pods: Iterable[Json]) -> Obs
 
 def ready_of(deployment: Mapping[str, Any] | None) -> int:
     return int(((deployment or {}).get("status") or {}).get("readyReplicas") or 0)
+
+
+def _was_complete(deployment: Mapping[str, Any]) -> bool:
+    """All its replicas were available once: the controller keeps that reason until the template changes, and ours never
+    does (Kubernetes, Deployments, "Complete Deployment")."""
+    conditions = (deployment.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") == "Progressing" and c.get("reason") == "NewReplicaSetAvailable" for c in conditions)
 
 
 def _name(obj: Json) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from paceline_router.pod_state import Container, PodState, Said, read_pod
+
 # Waiting reasons that do not pass by themselves (kubelet, pkg/kubelet/container and pkg/kubelet/images).
 FAILING = {
     "CreateContainerConfigError",
@@ -23,6 +25,7 @@ FAILING = {
     "StartError",
 }
 MAX_TEXT = 400
+LOGS = "; see kubectl logs --previous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,45 +42,36 @@ class Trouble:
 
 def find_trouble(pods: Iterable[Mapping[str, Any]]) -> Trouble | None:
     """The first that needs someone, else the first of any; pods that are going are left alone."""
-    found = [t for pod in pods if not pod["metadata"].get("deletionTimestamp") for t in _of_pod(pod)]
+    found = [t for pod in map(read_pod, pods) if not pod.terminating for t in _of_pod(pod)]
     return next((t for t in found if t.failing), found[0] if found else None)
 
 
-def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
-    name, status = pod["metadata"]["name"], pod.get("status") or {}
-    if status.get("phase") == "Failed":
-        yield _trouble(name, status.get("reason") or "Failed", status.get("message"), failing=True)
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        yield from _of_container(name, container)
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            yield _trouble(name, condition.get("reason") or "Unschedulable", condition.get("message"), failing=False)
+def _of_pod(pod: PodState) -> Iterator[Trouble]:
+    if pod.failed:
+        yield _trouble(pod, pod.failed, "Failed", failing=True)
+    for container in pod.containers:
+        if said := _of_container(container):
+            yield _trouble(pod, said, "", failing=True)
+    if pod.unscheduled:
+        yield _trouble(pod, pod.unscheduled, "Unschedulable", failing=False)
 
 
-def _of_container(pod: str, container: Mapping[str, Any]) -> Iterator[Trouble]:
-    state = container.get("state") or {}
-    waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
-    last = (container.get("lastState") or {}).get("terminated") or {}
-    reason = waiting.get("reason", "")
-    if reason == "CrashLoopBackOff" and last:  # the message counts seconds; how it ended says more and changes less
-        yield _trouble(pod, reason, _ending(container, last), failing=True)
-    elif reason in FAILING:
-        yield _trouble(pod, reason, waiting.get("message"), failing=True)
-    elif ended and ended.get("exitCode") != 0:
-        yield _trouble(pod, "Terminated", _ending(container, ended), failing=True)
+def _of_container(container: Container) -> Said | None:
+    if container.loops and container.last:  # the message counts seconds; how it ended says more and changes less
+        return Said("CrashLoopBackOff", container.exited(container.last) + LOGS)
+    if container.waiting and container.waiting.reason in FAILING:
+        return container.waiting
+    if container.ended and container.ended.code:
+        return Said("Terminated", container.exited(container.ended) + LOGS)
+    return None
 
 
-def _ending(container: Mapping[str, Any], ended: Mapping[str, Any]) -> str:
-    why = ended.get("message") or ended.get("reason") or ""
-    return f"{container.get('name')} exited with {ended.get('exitCode')} ({why}); see kubectl logs --previous"
-
-
-def _trouble(pod: str, reason: str, message: str | None, *, failing: bool) -> Trouble:
-    text = " ".join((message or "").split())[:MAX_TEXT]
-    return Trouble(pod, f"{reason}: {text}" if text else reason, failing)
+def _trouble(pod: PodState, said: Said, otherwise: str, *, failing: bool) -> Trouble:
+    text = Said(said.reason or otherwise, " ".join(said.message.split())[:MAX_TEXT])
+    return Trouble(pod.name, str(text), failing)
 
 
 def lacks_secret(pods: Iterable[Mapping[str, Any]], secret: str) -> bool:
     """Whether the kubelet misses that very Secret for one of the pods."""
-    texts = (str(t) for pod in pods for t in _of_pod(pod) if t.failing)
+    texts = (str(t) for pod in map(read_pod, pods) for t in _of_pod(pod) if t.failing)
     return any(f'secret "{secret}" not found' in text for text in texts)

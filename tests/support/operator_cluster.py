@@ -12,6 +12,7 @@ from typing import Any
 
 from factories_api import make_manifest
 from paceline_api.v1alpha1 import LLMService
+from paceline_operator.deletion_cost import DELETION_COST, TEMPLATE_HASH
 from paceline_operator.desire import Desired, desire
 from paceline_operator.differ import must_write, stamped
 from paceline_operator.kinds import Json, Key, key_of
@@ -23,6 +24,7 @@ from paceline_router.endpoints import SERVICE_LABEL
 
 SETTINGS = Settings("localhost/paceline:dev", "localhost/paceline-engine:dev")
 NOW = "2026-01-01T00:00:00Z"
+COMPLETE = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}
 
 
 def make_live(name: str = "chat", **spec: Any) -> LLMService:
@@ -64,6 +66,10 @@ class Cluster:
         for key in desired.unwanted:
             del self.objects[key]
             changed.append(key)
+        for cost in desired.costs:
+            annotations = self.pods[cost.pod]["metadata"].setdefault("annotations", {})
+            annotations.pop(DELETION_COST, None)
+            annotations |= {DELETION_COST: cost.value} if cost.value else {}
         self._run_pods()
         self.status = service_status(self.owner, self.service, desired, self.seen(), (), self.status, NOW)
         return changed
@@ -107,29 +113,33 @@ class Cluster:
         self.objects[key] = manifest
 
     def _run_pods(self) -> None:
-        """Pods of each Deployment, those that are not ready going first."""
+        """Pods of each Deployment; those that are not ready go first, then those that cost least."""
         wanted: set[str] = set()
         for (kind, name), deployment in self.objects.items():
             if kind != "Deployment":
                 continue
-            mine = sorted((n for n in self.pods if n.startswith(f"{name}/")), key=self._is_unready)
+            mine = sorted((n for n in self.pods if n.startswith(f"{name}/")), key=self._rank)
             mine = mine[: deployment["spec"]["replicas"]]
             while len(mine) < deployment["spec"]["replicas"]:
                 mine.append(f"{name}/{self._made}")
-                self.pods[mine[-1]] = self._pod(mine[-1], deployment["spec"]["template"])
+                self.pods[mine[-1]] = self._pod(mine[-1], name, deployment["spec"]["template"])
             wanted |= set(mine)
             ready = sum(1 for n in mine if self.pods[n]["status"].get("ready"))
-            deployment["status"] = {"replicas": len(mine), "readyReplicas": ready}
+            done = [COMPLETE] if ready == len(mine) else (deployment.get("status") or {}).get("conditions", [])
+            deployment["status"] = {"replicas": len(mine), "readyReplicas": ready, "conditions": done}
         self.pods = {name: pod for name, pod in self.pods.items() if name in wanted}
 
-    def _is_unready(self, name: str) -> bool:
-        return not self.pods[name]["status"].get("ready")
+    def _rank(self, name: str) -> tuple[bool, int]:
+        cost = (self.pods[name]["metadata"].get("annotations") or {}).get(DELETION_COST, "0")
+        return not self.pods[name]["status"].get("ready"), -int(cost)
 
-    def _pod(self, name: str, template: Json) -> Json:
+    def _pod(self, name: str, deployment: str, template: Json) -> Json:
         self._made += 1
-        labels = template["metadata"]["labels"]
+        labels = {**template["metadata"]["labels"], TEMPLATE_HASH: "5f7d"}
         assert labels[SERVICE_LABEL] == self.service.name
-        return {"metadata": {"name": name, "labels": labels}, "status": {"phase": "Pending"}}
+        owner = {"kind": "ReplicaSet", "name": f"{deployment}-5f7d", "controller": True}
+        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
+        return {"metadata": metadata, "status": {"phase": "Pending"}}
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:

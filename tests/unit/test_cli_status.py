@@ -16,7 +16,7 @@ import yaml
 from factories_api import make_class, make_manifest, make_pool
 from paceline_api.v1alpha1 import EnginePool, LLMService
 from paceline_cli.__main__ import main
-from paceline_cli.service_view import NO_WORD, ServiceView, view
+from paceline_cli.service_view import NO_SCALING, NO_WORD, ServiceView, view
 from paceline_cli.status import show
 from paceline_engine.http1 import Exchange, serve
 from rich.console import Console
@@ -155,6 +155,48 @@ def test_a_class_shows_its_objective_beside_what_was_measured() -> None:
     assert (two.target_percent, two.attainment_percent, two.is_default) == ("90", None, True)
 
 
+MISSING_METRICS = make_condition("MetricsAvailable", "False", "MetricsUnreachable", "set prometheus.url of the chart")
+HELD = make_condition("ScalingActive", "False", "ManualHold", "mixed: 5 replicas by kubectl until 12:34:56Z")
+NO_TRAFFIC = make_condition("SLOMet", "Unknown", "NoTraffic", "no request in the last 60 s")
+SCALING = make_condition("ScalingActive", "True", "Scaling", "sizes follow the load")
+FRESH = make_condition("MetricsAvailable", "True", "MetricsFresh", "3 s old")
+MISSED = make_condition("SLOMet", "False", "ObjectivesMissed", "interactive attains 81.2 %, target 90 %")
+
+
+@pytest.mark.parametrize(
+    ("says", "mode", "conditions", "notes"),
+    [
+        ("all is well", "Enabled", [SCALING, FRESH], []),
+        ("no word of it", "Enabled", [], [NO_SCALING]),
+        ("no word where none is due", "Disabled", [], []),
+        ("a person's size is held", "Enabled", [FRESH, HELD],
+         ["ScalingActive False: ManualHold: mixed: 5 replicas by kubectl until 12:34:56Z"]),
+        ("no metrics", "Enabled", [HELD, MISSING_METRICS],
+         ["MetricsAvailable False: MetricsUnreachable: set prometheus.url of the chart",
+          "ScalingActive False: ManualHold: mixed: 5 replicas by kubectl until 12:34:56Z"]),
+        ("nobody calls", "Recommend", [FRESH, NO_TRAFFIC],
+         ["SLOMet Unknown: NoTraffic: no request in the last 60 s"]),
+        ("it misses", "Enabled", [FRESH, SCALING, MISSED],
+         ["SLOMet False: ObjectivesMissed: interactive attains 81.2 %, target 90 %"]),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_keeps_sizes_from_following_the_load(
+    says: str, mode: str, conditions: list[Json], notes: list[str]
+) -> None:
+    service = make_live(*conditions)
+    service["spec"]["autoscaling"] = {"mode": mode}
+    seen = make_view(service)
+    assert (seen.scaling.mode, list(seen.scaling.notes)) == (mode, notes)
+    assert all(note in text(seen) for note in notes)
+    assert ("Autoscaler" in text(seen)) == bool(notes)
+
+
+def test_the_autoscaler_makes_no_service_unready() -> None:
+    seen = make_view(make_live(MISSING_METRICS, MISSED))
+    assert (seen.ready, seen.causes) == (True, ())
+
+
 def text(seen: ServiceView) -> str:
     out = io.StringIO()
     show(seen, Console(file=out, width=140))
@@ -177,6 +219,7 @@ def test_the_text_tells_what_runs_the_objective_and_why() -> None:
         "mixed Mixed a100-sxm-80gb 2 0 of 2 7c9f localhost/engine:1",
         "PoolsReady: ReplicasStarting: mixed: 0 of 1 ready",
         "pod a: ErrImagePull",
+        "scaling Enabled",
         "2026-01-01T00:04:00Z mixed 4 → 5 for interactive/tpot: step 4",
     ):
         assert part in shown, shown
@@ -243,6 +286,7 @@ def test_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     told = orjson.loads(capsys.readouterr().out)
     assert (told["schema"], told["ready"], told["namespace"]) == ("paceline.status/v1", True, "llm")
     assert told["pools"][0]["desired"] == 2
+    assert told["scaling"] == {"mode": "Enabled", "conditions": [], "decisions": []}
     assert told["pods"][0]["name"] == "a"
 
 

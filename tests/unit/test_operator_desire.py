@@ -101,6 +101,23 @@ def test_an_upgrade_of_paceline_moves_no_pod() -> None:
     assert set(cluster.pods) == before
 
 
+def test_pods_of_a_release_without_scrape_annotations_stay_and_new_revisions_have_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for builder in ("engine_pod", "router_pod"):
+        monkeypatch.setattr(f"paceline_operator.manifests.{builder}.SCRAPED", {})
+    cluster = settled(pools=PAIR)
+    monkeypatch.undo()
+    before = set(cluster.pods)
+    assert cluster.settle() == 0
+    assert set(cluster.pods) == before
+    edit(cluster, annotations={REPLAN: "1"}, engine={"runtime": "Simulated", "extraArgs": ["--noise=0"]})
+    cluster.settle()
+    templates = [d["spec"]["template"] for (kind, _), d in cluster.objects.items() if kind == "Deployment"]
+    assert len(templates) == 3
+    assert all(t["metadata"]["annotations"]["prometheus.io/scrape"] == "true" for t in templates)
+
+
 def test_a_replan_that_is_asked_for_takes_the_images_of_the_new_release() -> None:
     cluster = settled()
     cluster.settings = replace(SETTINGS, control_image="localhost/paceline:next")
@@ -153,12 +170,64 @@ def test_an_old_revision_keeps_its_service_until_its_last_pod_is_gone() -> None:
     assert ("Service", f"chat-mixed-{old}") not in desired.unwanted
 
 
-def test_the_size_that_scale_asks_for_is_kept_within_the_bounds() -> None:
-    cluster = settled(pools=[make_pool(minReplicas=2, maxReplicas=4)])
-    for asked, size in ((3, 3), (9, 4), (0, 2)):
+@pytest.mark.parametrize("mode", ["Disabled", "Recommend", "Enabled"])
+@pytest.mark.parametrize(
+    ("pool", "asked", "size"),
+    [
+        pytest.param({"minReplicas": 2, "maxReplicas": 4}, None, 2, id="a new pool has the plan's size"),
+        pytest.param({"minReplicas": 2, "maxReplicas": 4}, 3, 3, id="within the bounds: what scale says"),
+        pytest.param({"minReplicas": 2, "maxReplicas": 4}, 9, 4, id="above them: the upper one"),
+        pytest.param({"minReplicas": 2, "maxReplicas": 4}, 0, 2, id="below them: the lower one"),
+        pytest.param({"minReplicas": 0, "maxReplicas": 4}, 0, 0, id="0 where the bounds allow it"),
+        pytest.param({"replicas": 3}, None, 3, id="a fixed size"),
+        pytest.param({"replicas": 3}, 1, 3, id="a fixed size, whatever scale says"),
+    ],
+)
+def test_the_size_of_a_pool_is(pool: Json, asked: int | None, size: int, mode: str) -> None:
+    cluster = settled(pools=[make_pool(**pool)], autoscaling={"mode": mode})
+    if asked is not None:
         cluster.scale("mixed", asked)
-        assert cluster.desired().sizes == {"mixed": size}
-    assert settled(pools=[make_pool(replicas=3)]).desired().sizes == {"mixed": 3}
+    assert cluster.desired().sizes == {"mixed": size}
+
+
+def test_the_mode_of_autoscaling_changes_no_size() -> None:
+    cluster = settled(pools=[make_pool(maxReplicas=8)])
+    cluster.scale("mixed", 5)
+    cluster.settle()
+    before = set(cluster.pods)
+    for mode in ("Disabled", "Enabled", "Recommend", "Disabled"):
+        edit(cluster, autoscaling={"mode": mode})
+        assert cluster.desired().sizes == {"mixed": 5}
+        cluster.settle()
+        assert (cluster.ready(pool="mixed"), set(cluster.pods)) == (5, before)
+
+
+def test_a_size_that_was_fixed_is_where_scaling_goes_on_from() -> None:
+    cluster = settled(pools=[make_pool(replicas=3)])
+    edit(cluster, pools=[make_pool(minReplicas=1, maxReplicas=8)])
+    assert cluster.desired().sizes == {"mixed": 3}
+
+
+def test_a_new_revision_at_five_never_has_fewer_than_five_ready_and_follows_scale_meanwhile() -> None:
+    cluster = settled(pools=[make_pool(maxReplicas=8)])
+    cluster.scale("mixed", 5)
+    cluster.settle()
+    edit(cluster, engine={"runtime": "Simulated", "extraArgs": ["--noise=0"]})
+    least, sizes = [], {6: 7, 14: 4}
+    size = 5
+    for i in range(40):
+        if i in sizes:
+            size = sizes[i]
+            cluster.scale("mixed", size)
+        cluster.step()
+        least.append(min(size, 5) - cluster.ready(pool="mixed"))
+        starting = sorted(name for name, pod in cluster.pods.items() if not pod["status"].get("ready"))
+        cluster.turn_ready(starting[:1])
+    assert max(least) <= 0
+    assert (
+        cluster.ready(pool="mixed") == cluster.ready(pool="mixed", revision=cluster.desired().revisions["mixed"]) == 4
+    )
+    assert cluster.step() == []
 
 
 def test_a_pool_scaled_to_zero_is_ready_on_purpose() -> None:

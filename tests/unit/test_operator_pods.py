@@ -12,6 +12,7 @@ from factories_api import make_model, make_pool
 from operator_cluster import Cluster, make_live
 from paceline_operator.kinds import Json
 from paceline_operator.manifests.merge import merge_template
+from paceline_operator.manifests.meta import SCRAPED
 
 VLLM = {"runtime": "VLLM", "startupTimeoutSeconds": 600}
 H100 = "h100-sxm"
@@ -76,6 +77,22 @@ def test_every_pod_passes_the_restricted_standard_and_can_drain(name: str) -> No
     assert pod["terminationGracePeriodSeconds"] > 300, "longer than drainTimeoutSeconds"
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_prometheus_that_goes_by_annotations_finds_every_pod(name: str) -> None:
+    pool, spec = CASES[name]
+    template = templates(**spec)[pool]["spec"]["template"]
+    said = template["metadata"]["annotations"]
+    ports = [port["containerPort"] for c in template["spec"]["containers"] for port in c["ports"]]
+    assert (said["prometheus.io/scrape"], said["prometheus.io/path"]) == ("true", "/metrics")
+    assert [str(port) for port in ports] == [said["prometheus.io/port"]]
+
+
+def test_a_pool_may_decline_to_be_scraped() -> None:
+    over = {"metadata": {"annotations": {"prometheus.io/scrape": "false"}}}
+    template = templates(pools=[make_pool(podTemplate=over)])["mixed"]["spec"]["template"]
+    assert template["metadata"]["annotations"]["prometheus.io/scrape"] == "false"
+
+
 def test_the_deadline_of_progress_lies_above_the_startup_timeout() -> None:
     deployment = templates(engine=VLLM)["mixed"]["spec"]
     probe = deployment["template"]["spec"]["containers"][0]["startupProbe"]
@@ -99,7 +116,7 @@ def test_a_pod_template_is_merged_and_keeps_what_services_select_by() -> None:
     merged = templates(pools=[make_pool(podTemplate=over)])["mixed"]["spec"]["template"]
     assert merged["metadata"]["labels"]["paceline.dev/pool"] == "mixed"
     assert merged["metadata"]["labels"]["team"] == "search"
-    assert merged["metadata"]["annotations"] == {"a": "b"}
+    assert merged["metadata"]["annotations"] == {**SCRAPED, "a": "b"}
     engine, sidecar = merged["spec"]["containers"]
     assert sidecar == {"name": "sidecar", "image": "s"}
     assert engine["resources"]["limits"] == {"memory": "1Gi"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from factories_api import make_pool
 from operator_cluster import NOW, Cluster, make_live
 from paceline_operator.kinds import Json
 from paceline_operator.status import Taken, own_part, pool_status, service_status
@@ -137,11 +138,44 @@ def test_the_part_of_the_autoscaler_is_no_difference() -> None:
     assert own_part(live) == own_part(cluster.status)
 
 
-def test_an_engine_pool_reports_its_pods_and_their_selector() -> None:
-    cluster = Cluster(make_live())
-    cluster.settle()
-    pool = cluster.objects["EnginePool", "chat-mixed"]
-    status = pool_status(cluster.owner, cluster.desired(), cluster.seen(), pool)
-    assert status["replicas"] == status["readyReplicas"] == 1
+def read_scale(cluster: Cluster, pool: str) -> tuple[int, int, set[str]]:
+    """What /scale gives an HPA: status.replicas, those of them that are ready, and the pods that the selector finds."""
+    live = cluster.objects["EnginePool", f"chat-{pool}"]
+    status = pool_status(cluster.owner, cluster.desired(), cluster.seen(), live)
     selector = dict(pair.split("=") for pair in status["selector"].split(","))
-    assert len(cluster.seen().pods_of(selector)) == 1
+    found = {pod["metadata"]["name"] for pod in cluster.seen().pods_of(selector)}
+    return status["replicas"], status["readyReplicas"], found
+
+
+def test_scale_counts_the_pods_of_that_pool_alone() -> None:
+    cluster = Cluster(make_live(pools=[make_pool("a", maxReplicas=8), make_pool("b")]))
+    cluster.settle()
+    cluster.scale("a", 5)
+    cluster.step()
+    mine = {name for name in cluster.pods if name.startswith("chat-a-")}
+    assert read_scale(cluster, "a") == (5, 1, mine)
+    cluster.settle()
+    assert read_scale(cluster, "a") == (5, 5, mine)
+    assert read_scale(cluster, "b")[0] == 1
+
+
+def test_scale_counts_the_pods_of_all_revisions() -> None:
+    cluster = Cluster(make_live(pools=[make_pool(maxReplicas=8)]))
+    cluster.settle()
+    cluster.scale("mixed", 5)
+    cluster.settle()
+    cluster.service = make_live(
+        pools=[make_pool(maxReplicas=8)], engine={"runtime": "Simulated", "extraArgs": ["--noise=0"]}
+    )
+    cluster.step()
+    assert read_scale(cluster, "mixed") == (6, 5, {name for name in cluster.pods if name.startswith("chat-mixed-")})
+    cluster.settle()
+    assert read_scale(cluster, "mixed")[:2] == (5, 5)
+
+
+def test_a_pool_at_zero_tells_its_selector_too() -> None:
+    cluster = Cluster(make_live(pools=[make_pool(minReplicas=0)]))
+    cluster.settle()
+    cluster.scale("mixed", 0)
+    cluster.settle()
+    assert read_scale(cluster, "mixed") == (0, 0, set())

@@ -19,7 +19,7 @@ from paceline_planner.plan import Plan, PoolPlan
 
 from paceline_operator.kinds import Json
 from paceline_operator.manifests.merge import merge_template
-from paceline_operator.manifests.meta import HTTP, PORT, Owner, Shard
+from paceline_operator.manifests.meta import HTTP, PORT, SCRAPED, Owner, Shard
 from paceline_operator.manifests.secret import token_env
 from paceline_operator.manifests.security import container_security, pod_security
 
@@ -67,7 +67,8 @@ def engine_template(owner: Owner, shard: Shard, pod: EnginePod) -> Json:
     if not pod.simulated:
         spec["nodeSelector"] = dict(pod.accelerator.node_selector)
         spec["tolerations"] = [dict(toleration) for toleration in pod.accelerator.tolerations]
-    template: Json = {"metadata": {"labels": {**owner.pod_labels, **shard.labels}}, "spec": spec}
+    metadata = {"labels": {**owner.pod_labels, **shard.labels}, "annotations": dict(SCRAPED)}
+    template: Json = {"metadata": metadata, "spec": spec}
     merged = merge_template(template, pod.spec.pod_template or {})
     merged["metadata"]["labels"] |= template["metadata"]["labels"]  # what Services and budgets select by
     return merged

@@ -23,6 +23,11 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 DESIRED = "paceline.dev/desired"  # annotation: hash of the manifest that was applied
 PORT = 8000
 HTTP = "http"  # the port's name
+SCRAPED: Mapping[str, str] = {  # annotations of pods, for a Prometheus that goes by these instead of PodMonitors
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": str(PORT),
+    "prometheus.io/path": "/metrics",
+}
 
 
 @dataclass(frozen=True, slots=True)

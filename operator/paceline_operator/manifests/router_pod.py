@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from paceline_operator.kinds import Json
 from paceline_operator.manifests.config_map import CONFIG_FILE
-from paceline_operator.manifests.meta import HTTP, PORT, ROUTER_LABELS, Owner
+from paceline_operator.manifests.meta import HTTP, PORT, ROUTER_LABELS, SCRAPED, Owner
 from paceline_operator.manifests.secret import token_env
 from paceline_operator.manifests.security import container_security, pod_security
 
@@ -45,7 +45,8 @@ def router_template(owner: Owner, pod: RouterPod) -> Json:
         "containers": [_container(owner, pod)],
         "volumes": [{"name": "config", "configMap": {"name": owner.router}}],
     }
-    return {"metadata": {"labels": {**owner.pod_labels, **ROUTER_LABELS}}, "spec": spec}
+    metadata = {"labels": {**owner.pod_labels, **ROUTER_LABELS}, "annotations": dict(SCRAPED)}
+    return {"metadata": metadata, "spec": spec}
 
 
 def _container(owner: Owner, pod: RouterPod) -> Json:
