@@ -22,7 +22,6 @@ from paceline_api.config import ConfigError, KubernetesDiscovery, RouterConfig
 from paceline_api.headers import TOKEN_ENV
 from paceline_engine.clock import Clock
 
-from paceline_router.members import Membership
 from paceline_router.reload import ConfigFile
 from paceline_router.server import Router
 
@@ -67,7 +66,7 @@ async def _serve(config: RouterConfig, clock: Clock, args: argparse.Namespace) -
         loop.add_signal_handler(signum, stop.set)
     router = Router(config, config.discovery, clock, os.environ.get(TOKEN_ENV))
     async with AsyncExitStack() as stack:
-        follow = await _discovery(config, router.membership, stack)
+        follow = await _discovery(config, router, stack)
         try:
             server = await router.listen(host, port)
         except OSError as e:
@@ -77,18 +76,23 @@ async def _serve(config: RouterConfig, clock: Clock, args: argparse.Namespace) -
         await router.run(server, stop, *followers, notice_s=args.drain_notice_s)
 
 
-async def _discovery(config: RouterConfig, membership: Membership, stack: AsyncExitStack) -> list[Follower]:
+async def _discovery(config: RouterConfig, router: Router, stack: AsyncExitStack) -> list[Follower]:
     """Imports the Kubernetes client only where there is a Kubernetes: a router of `paceline up` starts without it."""
     if not isinstance(config.discovery, KubernetesDiscovery):
         return []
     from paceline_router import kube
     from paceline_router.discovery import follow
+    from paceline_router.service_watch import follow_pools, follow_service
 
     try:
         client = await stack.enter_async_context(kube.Kube.connect())
     except kube.ConfigError as e:
         raise CannotRun(str(e)) from e
-    return [partial(follow, client, config.discovery, membership)]
+    return [
+        partial(follow, client, config.discovery, router.membership),
+        partial(follow_pools, client, config.discovery, router.membership),
+        partial(follow_service, client, config.discovery, router.console.tell),
+    ]
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:

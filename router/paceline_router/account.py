@@ -57,6 +57,7 @@ class Account:
         self._accepted_at = accepted_at
         self.course = Course(shell.clock.at(received_at), request.prompt_tokens, request.stream, request.max_tokens)
         self._metrics.received.add(self._slo_class)
+        self._metrics.prompt.observe(request.prompt_tokens, self._slo_class)
         self._followed = [self._follow(admitted.slo, self._metrics.decided)]
         if admitted.own is not None:
             self._followed.append(self._follow(admitted.own, self._metrics.tightened))
@@ -128,7 +129,6 @@ class Account:
             self._shell.tracker.look(followed, now)
         if outcome is Outcome.COMPLETED:
             self._shell.lengths.observe(name, course.output_tokens)
-            metrics.prompt.observe(course.prompt_tokens, name)
             metrics.output.observe(course.output_tokens, name)
             tpot_s = course.tpot_s
             if tpot_s is not None:

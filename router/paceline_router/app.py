@@ -11,6 +11,7 @@ from paceline_engine.http1 import Exchange
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from paceline_router.console.serve import Console
 from paceline_router.dispatcher import Dispatcher
 from paceline_router.request import Kind
 from paceline_router.shell import Shell
@@ -23,7 +24,7 @@ Route = Callable[[Exchange], None]
 class App:
     """The handler of the HTTP server."""
 
-    def __init__(self, shell: Shell, dispatcher: Dispatcher, registry: CollectorRegistry) -> None:
+    def __init__(self, shell: Shell, dispatcher: Dispatcher, console: Console, registry: CollectorRegistry) -> None:
         self._shell = shell
         self._registry = registry
         self._models = orjson.dumps(
@@ -46,6 +47,8 @@ class App:
             "/healthz": ("GET", self._healthz),
             "/readyz": ("GET", self._readyz),
             "/metrics": ("GET", self._metrics),
+            "/": ("GET", console.page),
+            "/console.json": ("GET", console.figures),
         }
 
     def handle(self, exchange: Exchange) -> None:

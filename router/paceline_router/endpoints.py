@@ -1,10 +1,11 @@
-"""EndpointSlices → the replicas that they name: pure reduction of what a watch tells (DESIGN §3, "Children").
+"""EndpointSlices → the replicas that they name, and EnginePools → which of those rest: pure reduction of what a watch
+tells (DESIGN §3).
 
 The labels of a pool's headless Service stand on its slices and say role, pool, revision and GPUs of a replica. An
 endpoint may stand in several slices at once, while the controller moves it and once for each IP family: those of one
 pod are merged by its uid, IPv4 before IPv6; it is a member while one of them says ready and none says terminating.
 Invariant: members are unique by name, in its order, and the order of the slices changes none; a slice that makes no
-sense names nobody.
+sense names nobody; at least one member of each role and revision does not rest.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ REVISION_LABEL = "paceline.dev/revision"
 GPUS_LABEL = "paceline.dev/gpus"  # of one replica; absent: 1
 FAMILIES = ("IPv4", "IPv6")  # in order of preference
 DEFAULT_PORT = 8000
+DRAIN_FIRST = "paceline.dev/drain-first"  # annotation of an EnginePool: POD,POD,… that are removed first
 
 Json = Mapping[str, Any]
 
@@ -51,6 +53,7 @@ class Endpoint:
 
 
 Slices = Mapping[str, tuple[Endpoint, ...]]  # by the name of the EndpointSlice
+Named = Mapping[str, frozenset[str]]  # by pool: the pods that its EnginePool names to be removed first
 
 
 def listed(objects: Iterable[Json]) -> Slices:
@@ -77,6 +80,29 @@ def members(slices: Slices) -> tuple[Member, ...]:
             member = min(ready, key=lambda e: FAMILIES.index(e.family)).member
             found.setdefault(member.name, member)
     return tuple(found[name] for name in sorted(found))
+
+
+def drained_first(pool: Json) -> frozenset[str]:
+    """The pods that one EnginePool names; empty without the annotation."""
+    annotations = (pool.get("metadata") or {}).get("annotations") or {}
+    return frozenset(name for part in str(annotations.get(DRAIN_FIRST) or "").split(",") if (name := part.strip()))
+
+
+def resting(members: Iterable[Member], named: Named) -> frozenset[str]:
+    """Names of the members that get nothing new because they are about to be removed.
+
+    Where all of a role and revision are named, none of them rests: requests need somebody, and prefill and decode
+    replicas pair within a revision.
+    """
+    groups: dict[tuple[Role, str], list[Member]] = {}
+    for member in members:
+        groups.setdefault((member.role, member.revision), []).append(member)
+    found: set[str] = set()
+    for group in groups.values():
+        chosen = {member.name for member in group if member.name in named.get(member.pool, ())}
+        if len(chosen) < len(group):
+            found |= chosen
+    return frozenset(found)
 
 
 def _name(slice_: Json) -> str:

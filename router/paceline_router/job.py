@@ -80,6 +80,12 @@ class Job:
         replica = self.shell.ledger.replicas.get(self._replica)
         return Role.MIXED if replica is None else replica.role
 
+    @property
+    def waiting_since_s(self) -> float | None:
+        """Its arrival, until its first token was sent; until its end if it is not streamed."""
+        course = self.account.course
+        return course.arrival_s if course.first_token_s is None else None
+
     def start(self) -> None:
         """Chooses where the request goes, and sends it there."""
         shell = self.shell

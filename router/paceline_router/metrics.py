@@ -124,7 +124,10 @@ class RouterMetrics(Collector):
             "paceline_queue_seconds", "Receipt to the sending of the leg that led to the first token.", by_class, ()
         )
         self.prompt = Histogram(
-            "paceline_prompt_tokens", "Prompt tokens of completed requests.", by_class, TOKEN_BOUNDS
+            "paceline_prompt_tokens",
+            "Prompt tokens of requests as they arrive; those of text are estimated.",
+            by_class,
+            TOKEN_BOUNDS,
         )
         self.output = Histogram(
             "paceline_output_tokens", "Output tokens of completed requests.", by_class, TOKEN_BOUNDS

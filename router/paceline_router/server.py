@@ -22,6 +22,7 @@ from paceline_engine.http1 import Limits, Server, serve
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from paceline_router.app import App
+from paceline_router.console.serve import Console
 from paceline_router.dispatcher import Dispatcher
 from paceline_router.endpoints import Member
 from paceline_router.gauges import StateGauges
@@ -78,11 +79,12 @@ class Router:
         if isinstance(discovery, StaticDiscovery):
             self.membership.apply(map(_member, discovery.replicas))
         self._dispatcher = Dispatcher(self.shell)
+        self.console = Console(self.shell, self._scraper)
         registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(StateGauges(self.shell, self._scraper))
         ProcessCollector(registry=registry)
-        self._app = App(self.shell, self._dispatcher, registry)
+        self._app = App(self.shell, self._dispatcher, self.console, registry)
 
     def _abandon(self, replica: str) -> None:
         self.shell.abandon(replica)
@@ -99,8 +101,9 @@ class Router:
 
         `followers` run meanwhile: they tell `membership` and `shell` what changes outside.
         """
+        own = (self._scraper.run(), self.console.run(), self._tick())
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(each) for each in (self._scraper.run(), self._tick(), *followers)]
+            background = [group.create_task(each) for each in own + followers]
             await stop.wait()
             await self._drain(server, notice_s)
             for task in background:

@@ -216,13 +216,19 @@ def test_in_its_notice_it_is_unready_serves_on_and_sends_clients_to_new_connecti
 
 
 class API:
-    """The two answers of an API server that discovery asks for: a list, and a watch that a test writes to."""
+    """The two answers of an API server that discovery asks for: a list, and a watch that a test writes to.
+
+    Its role is that of an older chart: pools and the service are not for this router to read.
+    """
 
     def __init__(self, *slices: dict[str, Any]) -> None:
         self.list = {"kind": "EndpointSliceList", "metadata": {"resourceVersion": "1"}, "items": list(slices)}
         self.watch: Exchange | None = None
 
     def handle(self, exchange: Exchange) -> None:
+        if not exchange.path.endswith("/endpointslices"):
+            exchange.respond(403, orjson.dumps({"kind": "Status", "reason": "Forbidden", "message": "no", "code": 403}))
+            return
         if "watch=true" not in exchange.query:
             exchange.respond(200, orjson.dumps(self.list))
             return

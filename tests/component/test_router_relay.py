@@ -504,6 +504,8 @@ def test_a_service_without_a_ready_replica_answers_503_and_says_so_at_readyz() -
             answer = await up.post("/v1/completions", ask())
             assert (answer.status, orjson.loads(answer.body)["error"]["code"]) == (503, "no_endpoint")
             assert await up.outcomes() == {"no_endpoint": 1}
+            samples = await up.samples()
+            assert samples["paceline_prompt_tokens_sum"][("interactive",)] == 3  # of arrivals, served or not
 
     run(body())
 

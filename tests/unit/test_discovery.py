@@ -1,4 +1,4 @@
-"""Discovery: what EndpointSlices say, what becomes of the ledger, which replicas pair, and what a reload changes."""
+"""Discovery: what EndpointSlices and pools say, what becomes of the ledger, who pairs, and what a reload changes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from paceline_api.config import KubernetesDiscovery, RouterConfig
 from paceline_engine.clock import Clock
 from paceline_router.attempts import MAX_FAILURES, Again, GiveUp, Progress, without_decoder
+from paceline_router.console.scaling import FORBIDDEN, GONE, Scaling, scaling_of
 from paceline_router.discovery import follow
-from paceline_router.endpoints import Member, changed, listed, members
-from paceline_router.kube import Changed, Listed
+from paceline_router.endpoints import Member, changed, drained_first, listed, members, resting
+from paceline_router.kube import Changed, Forbidden, Listed, Unreachable
 from paceline_router.members import Membership
 from paceline_router.metrics import Histogram
 from paceline_router.pick import Choice, NoEndpoint, Picker
 from paceline_router.reload import ConfigFile
 from paceline_router.scrape import Scraper
 from paceline_router.server import Router
+from paceline_router.service_watch import follow_pools, follow_service
 from paceline_router.state import Flight, Ledger, Replica, Role, Size
 from paceline_router.upstream import Upstreams
 
@@ -153,6 +155,10 @@ class Parts:
         self.membership.apply(wanted)
         self.check()
 
+    def drain_first(self, *names: str) -> None:
+        self.membership.drain_first({"p": frozenset(names)})
+        self.check()
+
     def reconcile(self) -> None:
         self.membership.reconcile()
         self.check()
@@ -233,15 +239,75 @@ def test_a_service_without_replicas_is_settled_at_once() -> None:
     assert parts.membership.is_settled
 
 
+# --- pods that are removed first
+
+
+def make_pool(pool: str, named: str | None) -> Json:
+    annotations = {} if named is None else {"paceline.dev/drain-first": named}
+    return {"metadata": {"name": f"chat-{pool}", "annotations": annotations}, "spec": {"pool": pool}}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [(None, set()), ("", set()), ("a", {"a"}), (" a, b ,,", {"a", "b"})],
+    ids=["none", "an empty one", "one pod", "blanks do not count"],
+)
+def test_what_an_annotation_names(annotation: str | None, expected: set[str]) -> None:
+    assert drained_first(make_pool("p", annotation)) == expected
+    assert drained_first({}) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("says", "others", "named", "expected"),
+    [
+        ("the one that is named rests", ["m-2"], {"p": {"m-1"}}, {"m-1"}),
+        ("nobody is named", ["m-2"], {}, set()),
+        ("one that is not there changes nothing", ["m-2"], {"p": {"gone"}}, set()),
+        ("another pool's word does not count", ["m-2"], {"q": {"m-1"}}, set()),
+        ("the last ones of a role never rest", ["m-2"], {"p": {"m-1", "m-2"}}, set()),
+        ("nor the last one of a revision, for it has its pairs", ["m-2/b"], {"p": {"m-1"}}, set()),
+        ("the last of one role leaves the others their rest", ["m-2", "d-1"], {"p": {"m-1", "d-1"}}, {"m-1"}),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+def test_who_rests(says: str, others: list[str], named: dict[str, set[str]], expected: set[str]) -> None:
+    roles = {"m": Role.MIXED, "d": Role.DECODE}
+    parts = [(*name.split("/"), "a")[:2] for name in ["m-1", *others]]
+    there = [make_member(name, roles[name[0]], revision=revision) for name, revision in parts]
+    assert resting(there, {pool: frozenset(pods) for pool, pods in named.items()}) == expected
+
+
+def test_a_replica_that_is_removed_first_gets_nothing_new_and_stays_until_its_pod_goes() -> None:
+    parts = Parts()
+    parts.apply(make_member("a"), make_member("b"))
+    assert parts.active() == ["a", "b"]
+    parts.drain_first("a")
+    assert parts.active() == ["b"]
+    parts.reconcile()
+    assert set(parts.ledger.replicas) == {"a", "b"}
+    parts.drain_first()
+    assert parts.active() == ["a", "b"]
+    parts.drain_first("b", "c")
+    parts.apply(make_member("a"), make_member("b"), make_member("c"))
+    assert parts.active() == ["a"]
+    parts.apply(make_member("b"), make_member("c"))  # a, which served, is gone: the others must
+    assert parts.active() == ["b", "c"]
+    parts.apply(make_member("c"), make_member("d"))
+    assert parts.active() == ["d"]
+    assert set(parts.ledger.replicas) == {"c", "d"}
+
+
 WANTED = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["uid-1", "uid-2"]))
-STEPS = st.lists(st.one_of(WANTED, st.sampled_from(["begin", "end"])), max_size=30)
+STEPS = st.lists(
+    st.one_of(WANTED, st.frozensets(st.sampled_from("abc")), st.sampled_from(["begin", "end"])), max_size=30
+)
 
 
 @given(STEPS, st.randoms(use_true_random=False))
 def test_whatever_comes_and_goes_only_wanted_replicas_are_active_and_no_unwanted_one_stays_idle(
-    steps: list[dict[str, str] | str], rng: Random
+    steps: list[dict[str, str] | frozenset[str] | str], rng: Random
 ) -> None:
-    parts, flights, wanted = Parts(), list[Flight](), dict[str, str]()
+    parts, flights, wanted, named = Parts(), list[Flight](), dict[str, str](), frozenset[str]()
     for step in steps:
         if step == "begin":
             if active := parts.active():
@@ -250,13 +316,17 @@ def test_whatever_comes_and_goes_only_wanted_replicas_are_active_and_no_unwanted
             if flights:
                 parts.ledger.end(flights.pop(rng.randrange(len(flights))), 1.0)
                 parts.reconcile()
+        elif isinstance(step, frozenset):
+            named = step
+            parts.drain_first(*named)
         elif isinstance(step, dict):
             wanted = step
             parts.apply(*(make_member(name, uid=uid, port=int(uid[-1])) for name, uid in wanted.items()))
         replicas = parts.ledger.replicas
         port = {name: parts.upstreams.pools[name].port for name in replicas}
         right = {name for name, uid in wanted.items() if port.get(name) == int(uid[-1])}
-        assert set(parts.active()) == right
+        rest = wanted.keys() & named
+        assert set(parts.active()) == (right - rest if rest != wanted.keys() else right)
         assert all(name in right or not replica.is_idle for name, replica in replicas.items())
         assert wanted.keys() <= replicas.keys()
 
@@ -319,11 +389,17 @@ def test_a_prefill_whose_decode_replicas_are_gone(says: str, failures: int, else
 
 
 class Script:
-    """A Kubernetes whose watch tells what a test puts in."""
+    """A Kubernetes whose watch tells what a test puts in; its lists fail as `refusals` say, one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *refusals: Exception) -> None:
         self.events: asyncio.Queue[Listed | Changed] = asyncio.Queue()
         self.asked: list[tuple[str, Mapping[str, str]]] = []
+        self.refusals = list(refusals)
+
+    async def list(self, path: str, params: Mapping[str, str] | None = None) -> Listed:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        return Listed((), "1")
 
     async def watch(self, path: str, params: Mapping[str, str] | None = None) -> AsyncIterator[Listed | Changed]:
         self.asked.append((path, params or {}))
@@ -358,6 +434,82 @@ def test_it_watches_the_slices_of_its_service_and_follows_each_event() -> None:
                 {"labelSelector": "paceline.dev/service=chat,paceline.dev/pool"},
             )
         ]
+
+    asyncio.run(body())
+
+
+DISCOVERY = KubernetesDiscovery(namespace="llm", service="chat")
+
+
+async def turns(count: int = 20) -> None:
+    """Lets the other tasks do what they can without waiting for time to pass."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_it_follows_the_pools_of_its_service() -> None:
+    async def body() -> None:
+        script, parts = Script(), Parts()
+        parts.apply(make_member("a"), make_member("b"), make_member("x", pool="q"))
+        task = asyncio.create_task(follow_pools(script, DISCOVERY, parts.membership))
+        for event, active in (
+            (Listed((make_pool("p", "a"), make_pool("q", None)), "1"), ["b", "x"]),
+            (Changed("MODIFIED", make_pool("q", "x")), ["b"]),
+            (Changed("MODIFIED", make_pool("p", "b")), ["a"]),
+            (Changed("DELETED", make_pool("q", "x")), ["a", "x"]),
+            (Listed((make_pool("p", None),), "9"), ["a", "b", "x"]),
+        ):
+            script.events.put_nowait(event)
+            await turns()
+            assert parts.active() == active
+        task.cancel()
+        path = "/apis/paceline.dev/v1alpha1/namespaces/llm/enginepools"
+        assert script.asked == [(path, {"labelSelector": "paceline.dev/service=chat"})]
+
+    asyncio.run(body())
+
+
+def test_it_follows_what_its_service_says() -> None:
+    async def body() -> None:
+        script, told = Script(Unreachable("away")), list[Scaling]()
+        task = asyncio.create_task(follow_service(script, DISCOVERY, told.append))
+        decision = {"time": "2026-01-01T00:00:00Z", "pool": "p", "from": 1, "to": 2}
+        service = {"metadata": {"name": "chat"}, "status": {"decisions": [decision]}}
+        for event, expected in (
+            (Listed((), "1"), GONE),
+            (Changed("ADDED", service), scaling_of(service)),
+            (Changed("DELETED", service), GONE),
+            (Listed((service,), "9"), scaling_of(service)),
+        ):
+            script.events.put_nowait(event)
+            await turns()
+            assert told.pop() == expected
+        assert not told
+        task.cancel()
+        path = "/apis/paceline.dev/v1alpha1/namespaces/llm/llmservices"
+        assert script.asked == [(path, {"fieldSelector": "metadata.name=chat"})]
+
+    asyncio.run(body())
+
+
+def test_what_it_may_not_read_is_said_once_and_asked_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paceline_router.service_watch.ASK_AGAIN_S", 0)
+
+    async def body() -> None:
+        refusal = Forbidden(403, "Forbidden", "no")
+        script, told, parts = Script(*[refusal] * 6), list[Scaling](), Parts()
+        tasks = [
+            asyncio.create_task(follow_service(script, DISCOVERY, told.append)),
+            asyncio.create_task(follow_pools(script, DISCOVERY, parts.membership)),
+        ]
+        await turns()
+        assert told == [FORBIDDEN]
+        assert sum("not allowed" in record.message for record in caplog.records) == 2
+        assert len(script.asked) == 2  # the refusals are over
+        for task in tasks:
+            task.cancel()
 
     asyncio.run(body())
 
