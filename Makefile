@@ -24,6 +24,10 @@ demo: $(VENV)/.runtime ## Serve examples/chat.yaml on simulated engines, replay 
 bench-2p1d: $(VENV)/.dev ## DistServe's 2P1D example: capacities on the virtual clock, three points over HTTP; 25 minutes
 	@$(BIN)/python benchmarks/distserve_2p1d.py
 
+.PHONY: bench-autoscale
+bench-autoscale: $(VENV)/.dev ## The autoscaling law's predictions and sizes against the fleet simulator and simpler laws; 10 minutes
+	@$(BIN)/python benchmarks/autoscale.py
+
 .PHONY: bench-sim
 bench-sim: $(VENV)/.runtime ## 64 simulated engines in one process at 0.25 requests/s each: fails unless its report is valid
 	@REQUIRE_VALID=1 examples/run.sh fleet-64 build/fleet-64 --synthetic chat --rate 16 --duration 120
@@ -60,6 +64,7 @@ check-imports: $(VENV)/.dev
 check-generated: $(VENV)/.dev
 	$(BIN)/python -m paceline_api.crdgen --check
 	$(BIN)/python -m paceline_api.chartgen --check
+	$(BIN)/python -m paceline_dashboards --check
 
 .PHONY: unit
 unit: $(VENV)/.dev ## Run the unit tests
@@ -74,6 +79,10 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 crds: $(VENV)/.dev ## Write the CRDs from the API models
 	$(BIN)/python -m paceline_api.crdgen
 	$(BIN)/python -m paceline_api.chartgen
+
+.PHONY: dashboards
+dashboards: $(VENV)/.dev ## Write Grafana's dashboards from charts/paceline_dashboards
+	$(BIN)/python -m paceline_dashboards
 
 .PHONY: golden
 golden: $(VENV)/.dev ## Write the golden files again; review them as a diff

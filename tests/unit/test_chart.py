@@ -6,17 +6,14 @@ What needs no helm is always checked; what it renders, where helm is at hand (on
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from helm_chart import Json, helm, named, needs_helm, pod_specs, render, rules_of
 from paceline_api import chartgen
 from paceline_api.catalog import ACCELERATORS
 from paceline_api.chartgen import CHART, accelerator_value, crd_template, generated, main, values
@@ -24,15 +21,12 @@ from paceline_api.crdgen import RESOURCES, Resource, crd
 from paceline_operator.kinds import KINDS
 from paceline_operator.settings import MANAGER
 
-Json = dict[str, Any]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-CACHED_HELM = CACHE / "paceline" / "cluster" / "bin" / "helm"
-HELM = shutil.which("helm") or (str(CACHED_HELM) if CACHED_HELM.exists() else None)
-needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not on PATH and not cached by `make cluster`")
-
 CLUSTER_SCOPED = {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
-OPERATOR = "paceline-operator"
+OPERATOR, AUTOSCALER = "paceline-operator", "paceline-autoscaler"
 IMAGE = {"repository": "r", "tag": "t", "pullPolicy": "Never"}
+FROM = {"name": "", "key": "k"}
+PROMETHEUS = {"url": "", "scrapeInterval": "15s", "tokenSecret": FROM, "caConfigMap": FROM, "labels": {}}
+SCRAPE = ("prometheus", "scrapeInterval")
 
 
 def defaults() -> Json:
@@ -45,29 +39,8 @@ def schema() -> Json:
     return loaded
 
 
-def helm(*args: str) -> subprocess.CompletedProcess[str]:
-    assert HELM is not None
-    return subprocess.run([HELM, *args], capture_output=True, text=True, timeout=60)
-
-
-def render(*args: str) -> list[Json]:
-    done = helm("template", "paceline", str(CHART), "--namespace", "paceline-system", *args)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
 def one(documents: list[Json], kind: str, name: str = OPERATOR) -> Json:
-    [found] = [d for d in documents if (d["kind"], d["metadata"]["name"]) == (kind, name)]
-    return found
-
-
-def pod_specs(documents: list[Json]) -> Iterator[Json]:
-    for document in documents:
-        match document["kind"]:
-            case "Pod":
-                yield document["spec"]
-            case "Deployment":
-                yield document["spec"]["template"]["spec"]
+    return named(documents, kind, name)
 
 
 # Without helm
@@ -118,7 +91,7 @@ def test_the_values_are_the_catalogue_and_fit_their_schema() -> None:
     assert defaults()["accelerators"] == {name: accelerator_value(a) for name, a in ACCELERATORS.items()}
 
 
-def objects(node: Any, path: str = "") -> Iterator[tuple[str, Json]]:
+def objects(node: object, path: str = "") -> Iterator[tuple[str, Json]]:
     if isinstance(node, dict):
         if node.get("type") == "object":
             yield path, node
@@ -128,7 +101,9 @@ def objects(node: Any, path: str = "") -> Iterator[tuple[str, Json]]:
 
 def test_every_object_of_the_schema_is_closed_or_a_map() -> None:
     free = {path for path, node in objects(schema()) if "additionalProperties" not in node}
-    assert free == {"/properties/global", "/properties/operator/properties/affinity"}
+    assert free == {"/properties/global"} | {
+        f"/properties/{process}/properties/affinity" for process in ("operator", "autoscaler")
+    }
 
 
 @pytest.mark.parametrize(
@@ -138,6 +113,13 @@ def test_every_object_of_the_schema_is_closed_or_a_map() -> None:
         pytest.param({"image": IMAGE | {"pullPolicy": "Sometimes"}}, ["image", "pullPolicy"], id="no pull policy"),
         pytest.param({"image": IMAGE | {"tag": "a:b"}}, ["image", "tag"], id="a tag with a colon"),
         pytest.param({"crds": {"enabled": "yes"}}, ["crds", "enabled"], id="a word for a boolean"),
+        pytest.param({"prometheus": PROMETHEUS | {"url": "prometheus:9090"}}, ["prometheus", "url"], id="no scheme"),
+        pytest.param({"prometheus": PROMETHEUS | {"scrapeInterval": "2m"}}, [*SCRAPE], id="scrapes beyond a minute"),
+        pytest.param({"prometheus": PROMETHEUS | {"scrapeInterval": "0s"}}, [*SCRAPE], id="scrapes without a pause"),
+        pytest.param({"prometheus": PROMETHEUS | {"scrapeInterval": 15}}, [*SCRAPE], id="a number without its unit"),
+        pytest.param(
+            {"rules": {"configMap": True, "runbookBaseURL": ""}}, ["rules", "runbookBaseURL"], id="no base URL"
+        ),
         pytest.param({"accelerators": {"H100": {}}}, ["accelerators"], id="an accelerator's name in capitals"),
         pytest.param({"accelerators": {"x": {"table": "x"}}}, ["accelerators", "x"], id="an incomplete accelerator"),
     ],
@@ -178,16 +160,17 @@ def test_every_object_is_named_labelled_and_placed() -> None:
 @needs_helm
 def test_another_release_name_prefixes_every_name() -> None:
     done = helm("template", "blue", str(CHART))
-    named = [d for d in yaml.safe_load_all(done.stdout) if d and d["kind"] not in ("CustomResourceDefinition", "Lease")]
-    assert {d["metadata"]["name"] for d in named} == {
-        f"blue-paceline-{part}" for part in ("operator", "router", "edit", "view", "accelerators", "test")
-    }
+    fixed = ("CustomResourceDefinition", "Lease")
+    names = {d["metadata"]["name"] for d in yaml.safe_load_all(done.stdout) if d and d["kind"] not in fixed}
+    parts = ("operator", "autoscaler", "router", "edit", "view", "accelerators", "rules", "test")
+    assert names >= {f"blue-paceline-{part}" for part in parts}
+    assert all(name.startswith("blue-paceline-") for name in names)
 
 
 @needs_helm
 def test_pods_meet_the_restricted_standard_and_state_their_resources() -> None:
     specs = list(pod_specs(render()))
-    assert len(specs) == 2
+    assert len(specs) == 3
     for spec in specs:
         security = spec["securityContext"]
         assert security["runAsNonRoot"] is True
@@ -270,32 +253,30 @@ def test_no_rule_has_a_wildcard_and_secrets_are_never_read() -> None:
 
 @needs_helm
 def test_the_operator_may_do_to_each_kind_of_child_what_it_does() -> None:
-    rules = one(render(), "ClusterRole")["rules"]
-    allowed = {(group, name): set(r["verbs"]) for r in rules for group in r["apiGroups"] for name in r["resources"]}
+    allowed = rules_of(render(), "ClusterRole", OPERATOR)
     for api_version, plural in KINDS.values():
         group = api_version.rpartition("/")[0]
         assert allowed[group, plural] == {"get", "list", "watch", "create", "patch", "delete"}, plural
 
 
 @needs_helm
-def test_the_operator_may_hold_the_lease_that_the_chart_makes_and_no_other() -> None:
+@pytest.mark.parametrize("holder", [MANAGER, AUTOSCALER])
+def test_a_process_may_hold_the_lease_that_the_chart_makes_and_no_other(holder: str) -> None:
     documents = render()
-    assert "spec" not in one(documents, "Lease", MANAGER)
-    assert one(documents, "Role")["rules"] == [
-        {
-            "apiGroups": ["coordination.k8s.io"],
-            "resources": ["leases"],
-            "resourceNames": [MANAGER],
-            "verbs": ["get", "update"],
-        }
-    ]
+    assert "spec" not in one(documents, "Lease", holder)
+    [rule] = one(documents, "Role", holder)["rules"]
+    assert rule["resourceNames"] == [holder]
+    assert rules_of(documents, "Role", holder) == {("coordination.k8s.io", "leases"): {"get", "update"}}
 
 
 @needs_helm
-def test_routers_may_only_watch_endpoints() -> None:
-    assert one(render(), "ClusterRole", "paceline-router")["rules"] == [
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
-    ]
+def test_routers_may_only_watch() -> None:
+    allowed = rules_of(render(), "ClusterRole", "paceline-router")
+    assert allowed == {
+        ("discovery.k8s.io", "endpointslices"): {"get", "list", "watch"},
+        ("paceline.dev", "enginepools"): {"get", "list", "watch"},
+        ("paceline.dev", "llmservices"): {"get", "list", "watch"},
+    }
 
 
 @needs_helm

@@ -7,11 +7,12 @@
 {{ .Values.image.repository }}:{{ .Values.image.tag }}
 {{- end }}
 
-{{/* What the Deployment selects by: never changes over an upgrade. */}}
+{{/* What a Deployment selects by: never changes over an upgrade. The component is the operator, or the one that the
+     caller merged in: include "paceline.selector" (merge (dict "component" "autoscaler") .) */}}
 {{- define "paceline.selector" -}}
 app.kubernetes.io/name: paceline
 app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: operator
+app.kubernetes.io/component: {{ .component | default "operator" }}
 {{- end }}
 
 {{- define "paceline.labels" -}}
@@ -19,6 +20,21 @@ app.kubernetes.io/component: operator
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* For a Prometheus that finds its targets by annotations; the PodMonitor does without. */}}
+{{- define "paceline.scrapeAnnotations" -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: "8080"
+prometheus.io/path: /metrics
+{{- end }}
+
+{{/* A file of rules/ for the scrape interval of the values. */}}
+{{- define "paceline.rules" -}}
+{{- $interval := .root.Values.prometheus.scrapeInterval -}}
+{{- $window := printf "%ds" (max 30 (mul 4 (trimSuffix "s" $interval | atoi))) -}}
+{{- .root.Files.Get (printf "rules/%s.yaml" .file) | replace "__INTERVAL__" $interval | replace "__WINDOW__" $window
+    | replace "__RUNBOOKS__" (trimSuffix "/" .root.Values.rules.runbookBaseURL) -}}
 {{- end }}
 
 {{/* The `restricted` Pod Security Standard, for a pod and for a container. */}}
