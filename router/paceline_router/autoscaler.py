@@ -25,8 +25,7 @@ from paceline_router.autoscale.decide import Pacer
 from paceline_router.kube import ConfigError, Kube
 from paceline_router.lease import Lease, LeaseLost
 from paceline_router.probes import Probes
-from paceline_router.scaling.actuate import Actuator
-from paceline_router.scaling.holds import MANAGER
+from paceline_router.scaling.actuate import MANAGER, Actuator
 from paceline_router.scaling.loop import Loop
 from paceline_router.scaling.metrics import AutoscalerMetrics
 from paceline_router.scaling.prometheus import Prometheus

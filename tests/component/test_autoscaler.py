@@ -25,6 +25,7 @@ from paceline_router.autoscale.signals import Change, Ruling, ServiceSignals
 from paceline_router.endpoints import DRAIN_FIRST, POOL_LABEL, REVISION_LABEL, SERVICE_LABEL
 from paceline_router.kube import Kube
 from paceline_router.scaling.actuate import Actuator
+from paceline_router.scaling.holds import HELD, SIZED
 from paceline_router.scaling.loop import Loop
 from paceline_router.scaling.metrics import AutoscalerMetrics
 from paceline_router.scaling.prometheus import Prometheus
@@ -100,7 +101,8 @@ class Rig:
         manifest["metadata"] |= {"namespace": "llm", "uid": f"uid-{name}", "generation": 1}
         self.api.put(f"{PACELINE}/llmservices/{name}", manifest)
         owner = {"apiVersion": "v1", "kind": "LLMService", "name": name, "uid": f"uid-{name}", "controller": True}
-        meta = {"name": f"{name}-mixed", "namespace": "llm", "ownerReferences": [owner]}
+        sized = {SIZED: str(size)}  # as the first sight of it leaves it
+        meta = {"name": f"{name}-mixed", "namespace": "llm", "ownerReferences": [owner], "annotations": sized}
         status = {"replicas": size, "readyReplicas": size, "revision": "r1"}
         pool = {"service": name, "pool": "mixed", "role": "Mixed", "replicas": size}
         head = {"apiVersion": "paceline.dev/v1alpha1", "kind": "EnginePool", "metadata": meta}
@@ -133,7 +135,10 @@ class Rig:
         return found["status"], found["reason"], found["message"]
 
     def drain_first(self) -> str | None:
-        value: str | None = (self.api.objects[POOL]["metadata"].get("annotations") or {}).get(DRAIN_FIRST)
+        return self.annotation(DRAIN_FIRST)
+
+    def annotation(self, name: str) -> str | None:
+        value: str | None = (self.api.objects[POOL]["metadata"].get("annotations") or {}).get(name)
         return value
 
     def metrics(self) -> str:
@@ -174,8 +179,9 @@ def test_a_pool_grows_at_once_and_the_status_says_why() -> None:
     async def act(r: Rig) -> None:
         r.add_service()
         r.law.wanted = {"mixed": 3}
-        assert await r.tick() == [("PATCH", f"{POOL}/scale"), ("PATCH", f"{CHAT}/status")]
+        assert await r.tick() == [("PATCH", POOL), ("PATCH", f"{POOL}/scale"), ("PATCH", f"{CHAT}/status")]
         assert r.size() == 3
+        assert r.annotation(SIZED) == "1,3"  # either is ours, should this process die between the two writes
         (decision,) = r.status()["decisions"]
         assert (decision["pool"], decision["from"], decision["to"]) == ("mixed", 1, 3)
         assert (decision["binding"], decision["why"]) == ("interactive/ttft", "as told")
@@ -196,7 +202,8 @@ def test_the_pods_to_remove_are_named_before_the_pool_shrinks_and_forgotten_afte
         r.law.wanted = {"mixed": 2}
         assert (await r.tick())[:2] == [("PATCH", POOL), ("PATCH", f"{POOL}/scale")]
         assert (r.size(), r.drain_first()) == (2, "chat-mixed-0")  # the one with the fewest requests
-        assert await r.tick() == []  # it shrinks still
+        assert await r.tick() == [("PATCH", POOL)]  # it shrinks still; the size has come about
+        assert (r.annotation(SIZED), await r.tick()) == ("2", [])
         assert r.drain_first() == "chat-mixed-0"
         r.api.drop(f"{PODS}/chat-mixed-0")
         r.change(POOL, "status", replicas=2, readyReplicas=2)
@@ -348,27 +355,46 @@ def test_a_clock_that_jumps_restarts_what_was_seen() -> None:
     rig(act)
 
 
-def scaled_by(manager: str, at: str) -> list[Json]:
-    fields: Json = {"f:spec": {"f:replicas": {}}}
-    return [{"manager": manager, "operation": "Update", "subresource": "scale", "time": at, "fieldsV1": fields}]
-
-
-def test_a_persons_size_is_respected_for_a_while() -> None:
+def test_a_persons_size_is_respected_for_a_while_also_by_the_next_leader() -> None:
     async def act(r: Rig) -> None:
         r.add_service()
         await r.tick()
         r.change(POOL, "spec", replicas=5)
-        r.change(POOL, "metadata", managedFields=scaled_by("kubectl", "2026-01-01T00:00:15Z"))
         r.law.wanted = {"mixed": 2}
         await r.tick()
         assert r.size() == 5
         assert r.law.signals[-1].pools[0].held
-        message = "mixed: 5 replicas by kubectl until 00:15:15Z"
-        assert r.condition("ScalingActive") == ("False", "ManualHold", message)
+        held = r.condition("ScalingActive")
+        assert held[:2] == ("False", "ManualHold")
+        assert held[2].startswith("mixed: 5 replicas, set by others, until 2026-01-01T00:15:")
         assert 'paceline_autoscaler_held{llmservice="chat",llmservice_namespace="llm",pool="mixed"} 1.0' in r.metrics()
-        await r.tick(HOLD_S)
+        r.registry = CollectorRegistry()
+        r.loop = r.make_loop(r.client)
+        await r.tick(HOLD_S / 2)
+        assert r.size() == 5
+        assert r.condition("ScalingActive") == held
+        await r.tick(HOLD_S / 2)
         assert r.size() == 2
         assert r.condition("ScalingActive")[:2] == ("True", "Scaling")
+        await r.tick()
+        assert r.annotation(SIZED) == "2"
+        assert r.annotation(HELD) is None
+
+    rig(act)
+
+
+def test_the_size_at_first_sight_counts_as_ours_and_so_does_the_operators_clamp() -> None:
+    async def act(r: Rig) -> None:
+        r.add_service()
+        r.change(POOL, "metadata", annotations={})
+        await r.tick()
+        assert r.annotation(SIZED) == "1"
+        pools = make_manifest()["spec"]["pools"]
+        r.change(CHAT, "spec", pools=[pool | {"minReplicas": 2, "maxReplicas": 8} for pool in pools])
+        r.change(POOL, "spec", replicas=2)
+        r.law.wanted = {"mixed": 3}
+        await r.tick()
+        assert r.size() == 3
 
     rig(act)
 
@@ -380,7 +406,7 @@ def test_a_size_that_changed_since_it_was_decided_on_stays() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         r.api.objects[POOL]["spec"]["replicas"] = 6  # no watch has told yet
-        assert await r.tick() == [("PATCH", f"{CHAT}/status")]
+        assert await r.tick() == [("PATCH", POOL), ("PATCH", f"{CHAT}/status")]
         assert r.size() == 6
         assert r.status()["decisions"] == []
 

@@ -11,7 +11,7 @@ import yaml
 from chart_rules import rule_files
 from helm_chart import NAMESPACE, Json, helm, kinds, named, needs_helm, render, rules_of
 from paceline_api.chartgen import CHART
-from paceline_router.scaling.holds import MANAGER
+from paceline_router.scaling.actuate import MANAGER
 
 AUTOSCALER = "paceline-autoscaler"
 POD_MONITOR = ("--api-versions", "monitoring.coreos.com/v1/PodMonitor")

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -45,6 +45,16 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         pytest.skip(str(e))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The first failure: what there is, before fixtures take it away."""
+    report = yield
+    arguments = getattr(item, "funcargs", {})
+    if report.failed and item.session.testsfailed == 0 and "cluster" in arguments:
+        arguments["say"](collect(arguments["cluster"]))
+    return report
+
+
 @pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """`say(line)` prints a step and its figures at once, also where pytest captures output."""
@@ -58,13 +68,10 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[Cluster | Foreign]:
-    failed_before = request.session.testsfailed
+def cluster(say: Callable[[str], None]) -> Iterator[Cluster | Foreign]:
     if kubeconfig := foreign_kubeconfig(os.environ):
         found: Cluster | Foreign = Foreign(kubeconfig, CONTROL_IMAGE)
         yield found
-        if request.session.testsfailed > failed_before:
-            say(collect(found))
         return
     own = Cluster(Layout(os.environ.get("PACELINE_CLUSTER", "paceline")), Programs.of_user())
     was_up = own.is_up()
@@ -74,8 +81,6 @@ def cluster(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Itera
         own.up()
         say(f"cluster: {own.nodes} nodes in {time.monotonic() - began:.1f} s")
     yield own
-    if request.session.testsfailed > failed_before:
-        say(collect(own))
     if not was_up:
         own.down()
 

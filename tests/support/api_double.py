@@ -68,18 +68,21 @@ class ApiDouble:
                 self.drop(path)
                 return _answer({})
             case _ if "merge-patch" in request.headers["content-type"] and path.rpartition("/")[2] != "scale":
-                found = path in self.objects
-                return _answer(self.put(path, _merged(self.objects[path], body))) if found else _refuse(404, "NotFound")
+                if path not in self.objects:
+                    return _refuse(404, "NotFound")
+                if self._is_outdated(path, body):
+                    return _refuse(409, "Conflict")
+                return _answer(self.put(path, _merged(self.objects[path], body)))
             case _ if self._is_outdated(path, body):
                 return _refuse(409, "Conflict")
             case _:
                 return _answer(self._patch(path, body))
 
     def _is_outdated(self, path: str, body: Json) -> bool:
-        """A new size for an object that has changed since the version that it names."""
-        target, _, sub = path.rpartition("/")
+        """A change to an object that has changed since the version that it names."""
         version = (body.get("metadata") or {}).get("resourceVersion")
-        return sub == "scale" and version not in (None, self.objects[target]["metadata"]["resourceVersion"])
+        live = self.objects.get(path.removesuffix("/scale"), {"metadata": {"resourceVersion": None}})
+        return version not in (None, live["metadata"]["resourceVersion"])
 
     def _patch(self, path: str, body: Json) -> Json:
         target, _, sub = path.rpartition("/")

@@ -1,6 +1,6 @@
 """`console_figures.py URL PROFILE [PNG]`: one router's console in Chromium beside its /metrics, as JSON.
 
-A program, so that it can run inside the cluster's network. Prints {"shown", "metrics", "texts", "problems"}.
+A program, so that it can run inside the cluster's network. Prints {"shown", "metrics", "decisions", "problems"}.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from console_page import chromium, metrics_figures, pool_figures
 
+DECISIONS = "return Array.from(document.querySelectorAll('#decisions li'), node => node.textContent)"
+
 
 def main(url: str, profile: Path, picture: Path | None = None) -> None:
     with chromium(profile) as page:
@@ -19,8 +21,12 @@ def main(url: str, profile: Path, picture: Path | None = None) -> None:
         with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
             exposition = answer.read().decode()
         page.refreshed()
-        metrics = metrics_figures(exposition) | pool_figures(exposition)
-        said = {"shown": page.figures(), "metrics": metrics, "texts": page.texts(), "problems": page.problems()}
+        said = {
+            "shown": page.figures(),
+            "metrics": metrics_figures(exposition) | pool_figures(exposition),
+            "decisions": page.run(DECISIONS),
+            "problems": page.problems(),
+        }
         if picture:
             page.save(picture)
     print(json.dumps(said))

@@ -48,10 +48,31 @@ def _e2e_missing(environ: Mapping[str, str]) -> str | None:
     return e2e_missing(environ)
 
 
+def _prometheus_missing(_: Mapping[str, str]) -> str | None:
+    from testbed.machine import PROMETHEUS, tool_missing
+
+    return tool_missing(PROMETHEUS)
+
+
+def _chromium_missing(_: Mapping[str, str]) -> str | None:
+    from testbed.machine import CHROMIUM, tool_missing
+
+    return tool_missing(CHROMIUM)
+
+
+def _npm_missing(_: Mapping[str, str]) -> str | None:
+    from grafana_schema import missing
+
+    return missing()
+
+
 MISSING: Mapping[str, Callable[[Mapping[str, str]], str | None]] = {
     "traces": _traces_missing,
     "cluster": _cluster_missing,
     "e2e": _e2e_missing,
+    "prometheus": _prometheus_missing,
+    "chromium": _chromium_missing,
+    "npm": _npm_missing,
 }
 
 

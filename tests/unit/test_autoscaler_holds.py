@@ -1,4 +1,4 @@
-"""Whose size a pool has, by what the API server notes of it, and for how long it is respected."""
+"""Whose size a pool has, by the marks that it bears, and for how long somebody else's is respected."""
 
 from __future__ import annotations
 
@@ -6,64 +6,77 @@ from typing import Any
 
 import pytest
 from factories_scaling import NOW_S, make_pool_view
-from paceline_router.scaling.holds import Hold, hold_of, resized_by
-from paceline_router.scaling.views import Resized
+from paceline_router.scaling.holds import HELD, SIZED, Hold, annotations_of, hold_of, mark, read_marks
+from paceline_router.scaling.views import Marks
 
 HOLD_S = 900.0
-AT = "2026-01-01T00:00:00Z"
+SINCE = "2026-01-01T00:00:00Z"
+LONG_AGO_S = NOW_S - 3600
 
 
-def entry(manager: str, time: str = AT, fields: Any = None, **over: Any) -> dict[str, Any]:
-    """One of metadata.managedFields, of a write through /scale."""
-    owned = {"f:spec": {"f:replicas": {}}} if fields is None else fields
-    scale = {"operation": "Update", "subresource": "scale", "fieldsType": "FieldsV1", "fieldsV1": owned}
-    return {"manager": manager, "time": time, **scale, **over}
+def ours(*sizes: int) -> Marks:
+    return Marks(frozenset(sizes))
 
 
-KUBECTL = Resized("kubectl", NOW_S)
-WHOSE = [
-    pytest.param([], None, id="nobody: the default of the schema"),
-    pytest.param([entry("kubectl")], KUBECTL, id="a person's, by kubectl scale"),
-    pytest.param([entry("kubectl-edit", subresource="")], Resized("kubectl-edit", NOW_S), id="a person's, by edit"),
-    pytest.param([entry("kube-controller-manager")], Resized("kube-controller-manager", NOW_S), id="an HPA's"),
-    pytest.param([entry("paceline-autoscaler")], None, id="the autoscaler's own"),
-    pytest.param([entry("paceline-operator")], None, id="the operator's, at creation or to clamp it"),
-    pytest.param(
-        [entry("kubectl", "2025-12-31T23:00:00Z"), entry("paceline-operator")], None, id="a person's that was clamped"
-    ),
-    pytest.param(
-        [entry("paceline-autoscaler", "2025-12-31T23:00:00Z"), entry("kubectl")], KUBECTL, id="a person's after ours"
-    ),
-    pytest.param(
-        [entry("kubectl", fields={"f:metadata": {"f:labels": {}}})], None, id="nobody's: a person labelled the pool"
-    ),
-    pytest.param([entry("kubectl", fields={"f:spec": {"f:plan": {}}})], None, id="nobody's: another field of spec"),
-    pytest.param([entry("kubectl", fields={})], None, id="nobody's: an entry without fields"),
+def theirs(held: int, *sizes: int, since_s: float = NOW_S) -> Marks:
+    return Marks(frozenset(sizes), held, since_s)
+
+
+JUDGED: list[Any] = [
+    pytest.param(5, Marks(), {}, ours(5), id="nobody's: no mark yet, so it counts as ours from now on"),
+    pytest.param(3, ours(3), {}, ours(3), id="ours, as marked"),
+    pytest.param(3, ours(2, 3), {}, ours(3), id="ours, which was being written"),
+    pytest.param(2, ours(2, 3), {}, ours(2), id="ours, whose change never came about"),
+    pytest.param(5, ours(3), {}, theirs(5, 3), id="somebody else's, from now on"),
+    pytest.param(5, theirs(5, 3, since_s=LONG_AGO_S), {}, theirs(5, 3, since_s=LONG_AGO_S), id="theirs, as before"),
+    pytest.param(6, theirs(5, 3, since_s=LONG_AGO_S), {}, theirs(6, 3), id="theirs again: another size, time anew"),
+    pytest.param(3, theirs(5, 3, since_s=LONG_AGO_S), {}, ours(3), id="ours again: somebody gave it back"),
+    pytest.param(4, ours(3), {"least": 4}, ours(4), id="ours, raised to a new least by the operator"),
+    pytest.param(2, ours(3), {"most": 2}, ours(2), id="ours, cut to a new most by the operator"),
+    pytest.param(5, ours(3), {"least": 4}, theirs(5, 3), id="theirs, above a new least"),
+    pytest.param(4, ours(3), {"least": 4, "most": 4}, ours(4), id="the file's, where that fixes it"),
 ]
 
 
-@pytest.mark.parametrize(("fields", "whose"), WHOSE)
-def test_a_size_is(fields: list[dict[str, Any]], whose: Resized | None) -> None:
-    assert resized_by(fields) == whose
+@pytest.mark.parametrize(("size", "before", "bounds", "after"), JUDGED)
+def test_a_size_is(size: int, before: Marks, bounds: dict[str, int], after: Marks) -> None:
+    assert mark(make_pool_view("prefill", size, marks=before, **bounds), NOW_S + 0.4) == after
 
 
 @pytest.mark.parametrize(
-    ("resized", "now_s", "held"),
+    ("now_s", "held"),
+    [(NOW_S, True), (NOW_S + 899, True), (NOW_S + 900, False)],
+    ids=["at once", "until its time is over", "and no longer"],
+)
+def test_theirs_is_held(now_s: float, held: bool) -> None:
+    pool = make_pool_view("prefill", 5)
+    assert hold_of(pool, theirs(5, 3), HOLD_S, now_s) == (Hold("prefill", 5, NOW_S + 900) if held else None)
+
+
+def test_ours_is_not_held() -> None:
+    assert hold_of(make_pool_view("prefill", 3), ours(3), HOLD_S, NOW_S) is None
+
+
+def test_a_hold_says_what_and_until_when() -> None:
+    said = "prefill: 5 replicas, set by others, until 2026-01-01T00:15:00Z"
+    assert str(Hold("prefill", 5, NOW_S + 900)) == said
+
+
+@pytest.mark.parametrize("marks", [Marks(), ours(3), ours(2, 3), theirs(5, 3)])
+def test_marks_are_read_as_they_were_written(marks: Marks) -> None:
+    assert read_marks({k: v for k, v in annotations_of(marks).items() if v is not None}) == marks
+
+
+@pytest.mark.parametrize(
+    ("annotations", "marks"),
     [
-        pytest.param(KUBECTL, NOW_S, True, id="at once"),
-        pytest.param(KUBECTL, NOW_S + 899, True, id="until its time is over"),
-        pytest.param(KUBECTL, NOW_S + 900, False, id="and no longer"),
-        pytest.param(None, NOW_S, False, id="never, where it is ours"),
+        ({SIZED: "three"}, Marks()),
+        ({SIZED: "3,x"}, ours(3)),
+        ({SIZED: "3", HELD: "5"}, ours(3)),
+        ({SIZED: "3", HELD: f"five since {SINCE}"}, ours(3)),
+        ({SIZED: "3", HELD: "5 since yesterday"}, ours(3)),
+        ({SIZED: "3", HELD: f"5 since {SINCE}"}, theirs(5, 3)),
     ],
 )
-def test_it_is_held(resized: Resized | None, now_s: float, held: bool) -> None:
-    pool = make_pool_view("prefill", 5, resized=resized)
-    assert hold_of(pool, HOLD_S, now_s) == (Hold("prefill", 5, "kubectl", NOW_S + 900) if held else None)
-
-
-def test_a_size_that_the_service_fixes_is_not_held() -> None:
-    assert hold_of(make_pool_view(size=5, least=5, most=5, resized=KUBECTL), HOLD_S, NOW_S) is None
-
-
-def test_a_hold_says_who_and_until_when() -> None:
-    assert str(Hold("prefill", 5, "kubectl", NOW_S + 900)) == "prefill: 5 replicas by kubectl until 00:15:00Z"
+def test_what_makes_no_sense_counts_as_absent(annotations: dict[str, str], marks: Marks) -> None:
+    assert read_marks(annotations) == marks

@@ -16,7 +16,7 @@ from paceline_router.scaling.report import DECISIONS, Finding, decided, is_news,
 
 AWAY = Blind("MetricsUnreachable", "Prometheus at prom:9090: ConnectError")
 CHANGE = Change("mixed", 2, 3, "interactive/ttft", "TTFT of interactive at 8.2 rps: 2 replicas attain 78.4 %")
-HOLD = Hold("mixed", 5, "kubectl", NOW_S + 900)
+HOLD = Hold("mixed", 5, NOW_S + 900)
 
 
 def make_figures(good: float | None = 0.98, name: str = "interactive") -> ClassFigures:

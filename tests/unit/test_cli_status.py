@@ -156,7 +156,7 @@ def test_a_class_shows_its_objective_beside_what_was_measured() -> None:
 
 
 MISSING_METRICS = make_condition("MetricsAvailable", "False", "MetricsUnreachable", "set prometheus.url of the chart")
-HELD = make_condition("ScalingActive", "False", "ManualHold", "mixed: 5 replicas by kubectl until 12:34:56Z")
+HELD = make_condition("ScalingActive", "False", "ManualHold", "mixed: 5 replicas, set by others, until 12:34:56Z")
 NO_TRAFFIC = make_condition("SLOMet", "Unknown", "NoTraffic", "no request in the last 60 s")
 SCALING = make_condition("ScalingActive", "True", "Scaling", "sizes follow the load")
 FRESH = make_condition("MetricsAvailable", "True", "MetricsFresh", "3 s old")
@@ -170,10 +170,10 @@ MISSED = make_condition("SLOMet", "False", "ObjectivesMissed", "interactive atta
         ("no word of it", "Enabled", [], [NO_SCALING]),
         ("no word where none is due", "Disabled", [], []),
         ("a person's size is held", "Enabled", [FRESH, HELD],
-         ["ScalingActive False: ManualHold: mixed: 5 replicas by kubectl until 12:34:56Z"]),
+         ["ScalingActive False: ManualHold: mixed: 5 replicas, set by others, until 12:34:56Z"]),
         ("no metrics", "Enabled", [HELD, MISSING_METRICS],
          ["MetricsAvailable False: MetricsUnreachable: set prometheus.url of the chart",
-          "ScalingActive False: ManualHold: mixed: 5 replicas by kubectl until 12:34:56Z"]),
+          "ScalingActive False: ManualHold: mixed: 5 replicas, set by others, until 12:34:56Z"]),
         ("nobody calls", "Recommend", [FRESH, NO_TRAFFIC],
          ["SLOMet Unknown: NoTraffic: no request in the last 60 s"]),
         ("it misses", "Enabled", [FRESH, SCALING, MISSED],

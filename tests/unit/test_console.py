@@ -190,7 +190,7 @@ def test_requests_refused_before_their_class_was_known_count_in_the_sums_alone()
 
 STATUS = {
     "conditions": [
-        {"type": "ScalingActive", "status": "False", "reason": "ManualHold", "message": "decode: by kubectl"},
+        {"type": "ScalingActive", "status": "False", "reason": "ManualHold", "message": "decode: set by others"},
         {"type": "Ready", "status": "True", "reason": "Serving", "message": ""},
         {"type": "SLOMet", "status": "True", "reason": "ObjectivesMet", "message": ""},
     ],
@@ -207,7 +207,7 @@ def test_decisions_come_newest_first_and_conditions_are_the_autoscalers() -> Non
         "",
         (
             Condition("SLOMet", "True", "ObjectivesMet", ""),
-            Condition("ScalingActive", "False", "ManualHold", "decode: by kubectl"),
+            Condition("ScalingActive", "False", "ManualHold", "decode: set by others"),
         ),
         (
             Decision("2026-01-01T00:01:05Z", "prefill", 2, 1, "", ""),

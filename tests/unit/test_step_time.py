@@ -73,6 +73,20 @@ def test_the_host_adds_its_constant_once_and_its_tokens_by_kind() -> None:
     assert hosted.seconds4(100, 0.0, 6, 4_000) - bare.seconds4(100, 0.0, 6, 4_000) == pytest.approx(0.003 + 4e-4)
 
 
+def test_the_host_adds_its_time_for_each_running_sequence_to_every_kind_of_step() -> None:
+    bare, hosted = make_table(), make_table(host=HostTerm(sequence_s=4e-4))
+    assert hosted.seconds4(0, 0.0, 6, 4_000) - bare.seconds4(0, 0.0, 6, 4_000) == pytest.approx(6 * 4e-4)
+    assert hosted.seconds4(100, 0.0, 6, 4_000) - bare.seconds4(100, 0.0, 6, 4_000) == pytest.approx(6 * 4e-4)
+    assert hosted.seconds4(100, 0.0, 0, 0) == bare.seconds4(100, 0.0, 0, 0)
+
+
+def test_the_hosts_part_of_a_step_is_what_it_adds_to_it() -> None:
+    bare, hosted = make_table(), make_table(host=HostTerm(0.002, 1e-5, 1e-7, 4e-4))
+    for prefill, decodes, context in ((100, 0, 0), (0, 6, 4_000), (100, 6, 4_000)):
+        added = hosted.seconds4(prefill, 0.0, decodes, context) - bare.seconds4(prefill, 0.0, decodes, context)
+        assert hosted.host.seconds(prefill, decodes, context) == pytest.approx(added)
+
+
 def test_before_it_has_measured_anything_the_model_is_the_table_with_a_wide_margin() -> None:
     table = make_table()
     model = StepTimeModel(table)

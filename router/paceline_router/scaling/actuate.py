@@ -1,24 +1,27 @@
-"""What the autoscaler writes: an EnginePool's /scale and its drain-first annotation, and its part of LLMService status.
+"""What the autoscaler writes: an EnginePool's /scale and annotations, and its part of the LLMService's status.
 
-A size is written only where it is still the one that was decided on: what somebody set meanwhile stays. The pods to
-remove are named before the pool shrinks. Invariant: nothing else is ever written.
+A size is written only where it is still the one that was decided on: what somebody set meanwhile stays. That it is
+ours is noted before, and so are the pods to remove. Invariant: nothing else is ever written.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from paceline_api.schema import API_VERSION
 
 from paceline_router.autoscale.signals import Change
 from paceline_router.endpoints import DRAIN_FIRST
 from paceline_router.kube import Conflict, Kube, KubeError, NotFound, path_of
-from paceline_router.scaling.holds import MANAGER
+from paceline_router.scaling.holds import annotations_of
 from paceline_router.scaling.report import Json
 from paceline_router.scaling.steward import Task, Turn
-from paceline_router.scaling.views import ServiceView
+from paceline_router.scaling.views import Marks, PoolView, ServiceView
 
 _log = logging.getLogger(__name__)
+
+MANAGER = "paceline-autoscaler"
 
 
 class Actuator:
@@ -36,11 +39,12 @@ class Actuator:
                     done.append(task.change)
             except KubeError as e:
                 _log.warning("not resized %s pool=%s error=%s", _name(turn.service), task.change.pool, e)
-        for pool in turn.forget:
-            try:
-                await self._name_drained(turn.service, pool, ())
-            except KubeError as e:
-                _log.warning("drain-first not removed %s pool=%s error=%s", _name(turn.service), pool, e)
+        for pool in turn.service.pools:
+            annotations = annotations_of(turn.marks[pool.name]) if pool.name in turn.marks else {}
+            if pool.name in turn.forget:
+                annotations |= {DRAIN_FIRST: None}
+            if annotations:
+                await self._note(turn.service, pool, annotations)
         return tuple(done)
 
     async def write_status(self, service: ServiceView, part: Json) -> bool:
@@ -58,8 +62,9 @@ class Actuator:
 
     async def _resize(self, service: ServiceView, task: Task) -> bool:
         change, path = task.change, _pool_path(service, task.change.pool)
-        if task.drain_first:
-            await self._name_drained(service, change.pool, task.drain_first)
+        ours = annotations_of(Marks(frozenset({change.before, change.after})))
+        draining = {DRAIN_FIRST: ",".join(task.drain_first)} if task.drain_first else {}
+        await self._kube.merge(path, {"metadata": {"annotations": {**ours, **draining}}}, manager=MANAGER)
         scale = await self._kube.get(f"{path}/scale")
         found = (scale.get("spec") or {}).get("replicas", 0)
         if found != change.before:
@@ -79,10 +84,15 @@ class Actuator:
         )
         return True
 
-    async def _name_drained(self, service: ServiceView, pool: str, pods: tuple[str, ...]) -> None:
-        """Without pods the annotation goes."""
-        annotations = {DRAIN_FIRST: ",".join(pods) or None}
-        await self._kube.merge(_pool_path(service, pool), {"metadata": {"annotations": annotations}}, manager=MANAGER)
+    async def _note(self, service: ServiceView, pool: PoolView, annotations: Mapping[str, str | None]) -> None:
+        """On the very version that was judged; where that has gone, the next tick judges again."""
+        metadata = {"resourceVersion": pool.version, "annotations": annotations}
+        try:
+            await self._kube.merge(_pool_path(service, pool.name), {"metadata": metadata}, manager=MANAGER)
+        except Conflict:
+            pass
+        except KubeError as e:
+            _log.warning("not noted %s pool=%s error=%s", _name(service), pool.name, e)
 
 
 def _pool_path(service: ServiceView, pool: str) -> str:

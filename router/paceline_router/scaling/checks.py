@@ -17,7 +17,7 @@ from paceline_router.scaling.queries import Row, Signal
 from paceline_router.scaling.views import PodView, ServiceView
 
 STALE_INTERVALS = 3  # DESIGN §9
-UNSEEN_INTERVALS = 2  # a pod that is ready for longer has been scraped
+UNSEEN_INTERVALS, DISCOVERY_S = 2, 10.0  # a pod that is ready for longer than both has been found and scraped
 CLOCK_S = 30.0  # further apart, ages and holds mean nothing
 COVERED = 0.75  # of the window's samples: fewer, and a rate over it is too low
 LARGEST = 1e15  # beyond, it counts nothing that there is
@@ -82,7 +82,8 @@ def _engines(service: ServiceView, told: Told) -> Blind | None:
 def _seen(what: str, ages: Sequence[Row], pods: Sequence[PodView], told: Told) -> Blind | None:
     """By name where Prometheus attaches that, else by number."""
     scrape_s = told.answers.scrape_s
-    due = [pod for pod in pods if pod.is_ready_for(UNSEEN_INTERVALS * scrape_s, told.answers.asked_s)]
+    seen_after_s = max(UNSEEN_INTERVALS * scrape_s, DISCOVERY_S)
+    due = [pod for pod in pods if pod.is_ready_for(seen_after_s, told.answers.asked_s)]
     fresh = [row for row in ages if row.value <= STALE_INTERVALS * scrape_s]
     if len(fresh) < len(ages) and len(fresh) < max(1, len(due)):
         seconds = f"{STALE_INTERVALS * scrape_s:g}"

@@ -1,50 +1,72 @@
 """A size that somebody else set is respected for a while: a person's `kubectl scale`, an HPA, KEDA (DESIGN §3, §7).
 
-Who set it is read from metadata.managedFields, where the API server itself writes it: no bookkeeping of ours can be
-lost. Each new size starts the time again, so that what writes without end keeps the size. Pure.
+The API server notes in managedFields who wrote a Deployment's /scale, and of a custom resource's nothing (seen on
+1.36). So the EnginePool itself bears the sizes that Paceline gave it: another one that is not the operator's clamp is
+somebody's, held from when it was first seen. Each new size starts the time again. Marks stand on the object, so that a
+new leader keeps a hold. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from math import floor
 
-from paceline_router.scaling.views import PoolView, Resized
+from paceline_router.scaling.views import Marks, PoolView
 
-MANAGER = "paceline-autoscaler"
-OURS = (MANAGER, "paceline-operator")
+SIZED = "paceline.dev/sized"  # annotation of an EnginePool: sizes that are ours, "3", or "2,3" while one is written
+HELD = "paceline.dev/held"  # "5 since 2026-11-22T14:00:00Z"
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """`pool` keeps the size that `manager` gave it; `until_s` is epoch seconds."""
+    """`pool` keeps the size that somebody gave it; `until_s` is epoch seconds."""
 
     pool: str
     replicas: int
-    manager: str
     until_s: float
 
     def __str__(self) -> str:
-        until = datetime.fromtimestamp(self.until_s, UTC).strftime("%H:%M:%SZ")
-        return f"{self.pool}: {self.replicas} replicas by {self.manager} until {until}"
+        return f"{self.pool}: {self.replicas} replicas, set by others, until {_text(self.until_s)}"
 
 
-def resized_by(managed_fields: Iterable[Mapping[str, Any]]) -> Resized | None:
-    """The last to set spec.replicas, if that was neither the autoscaler nor the operator."""
-    owners = [
-        Resized(str(entry.get("manager") or "somebody"), datetime.fromisoformat(entry["time"]).timestamp())
-        for entry in managed_fields
-        if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {}) and entry.get("time")
-    ]
-    last = max(owners, key=lambda owner: (owner.at_s, owner.manager in OURS), default=None)
-    return None if last is None or last.manager in OURS else last
+def read_marks(annotations: Mapping[str, str]) -> Marks:
+    """What makes no sense counts as absent."""
+    sizes = frozenset(int(n) for n in annotations.get(SIZED, "").split(",") if n.isdecimal())
+    held, _, since = annotations.get(HELD, "").partition(" since ")
+    try:
+        since_s = datetime.fromisoformat(since).timestamp()
+    except ValueError:
+        return Marks(sizes)
+    return Marks(sizes, int(held), since_s) if held.isdecimal() else Marks(sizes)
 
 
-def hold_of(pool: PoolView, hold_s: float, now_s: float) -> Hold | None:
-    """Whether the pool's size is held at `now_s`; a size that the service fixes is the operator's to keep."""
-    if pool.resized is None or pool.is_fixed:
-        return None
-    until_s = pool.resized.at_s + hold_s
-    return Hold(pool.name, pool.replicas, pool.resized.manager, until_s) if now_s < until_s else None
+def annotations_of(marks: Marks) -> dict[str, str | None]:
+    """None: to be removed."""
+    held = None if marks.held is None else f"{marks.held} since {_text(marks.since_s)}"
+    return {SIZED: ",".join(map(str, sorted(marks.sizes))) or None, HELD: held}
+
+
+def mark(pool: PoolView, now_s: float) -> Marks:
+    """What the pool's marks should say, whose size it is having been judged."""
+    n, before = pool.replicas, pool.marks
+    if pool.is_fixed or not before.sizes or n in before.sizes or _is_clamp(pool):
+        return Marks(frozenset({n}))
+    return before if n == before.held else Marks(before.sizes, n, float(floor(now_s)))
+
+
+def hold_of(pool: PoolView, marks: Marks, hold_s: float, now_s: float) -> Hold | None:
+    """Whether the pool's size is held at `now_s`."""
+    until_s = marks.since_s + hold_s
+    return Hold(pool.name, marks.held, until_s) if marks.held is not None and now_s < until_s else None
+
+
+def _is_clamp(pool: PoolView) -> bool:
+    """The operator brought one of our sizes within bounds that somebody moved."""
+    sizes = pool.marks.sizes
+    return (pool.replicas == pool.least > max(sizes)) or (pool.replicas == pool.most < min(sizes))
+
+
+def _text(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

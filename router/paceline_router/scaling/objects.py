@@ -17,8 +17,8 @@ from paceline_api.v1alpha1 import EnginePool, LLMService
 from pydantic import ValidationError
 
 from paceline_router.endpoints import POOL_LABEL, REVISION_LABEL, SERVICE_LABEL, drained_first
-from paceline_router.scaling.holds import resized_by
-from paceline_router.scaling.views import Hint, Id, PodView, PoolView, Resized, ServiceView
+from paceline_router.scaling.holds import read_marks
+from paceline_router.scaling.views import Hint, Id, Marks, PodView, PoolView, ServiceView
 from paceline_router.state import Role
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class Pool:
     spec: EnginePool
     owner: str
     drain_first: frozenset[str]
-    resized: Resized | None
+    marks: Marks
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def read_pool(obj: Json) -> Pool | None:
         _not_understood(obj, e)
         return None
     owner = next((r["uid"] for r in metadata.get("ownerReferences") or () if r.get("controller")), "")
-    return Pool(spec, owner, drained_first(obj), resized_by(metadata.get("managedFields") or ()))
+    marks = read_marks(metadata.get("annotations") or {})
+    return Pool(spec, owner, drained_first(obj), marks, metadata.get("resourceVersion", ""))
 
 
 def read_pod(obj: Json) -> Pod | None:
@@ -133,7 +135,8 @@ def _pool(declared: PoolSpec, pool: Pool) -> PoolView:
         table=gpu.table if gpu else "",
         revision=status.revision if status else "",
         drain_first=pool.drain_first,
-        resized=pool.resized,
+        marks=pool.marks,
+        version=pool.version,
     )
 
 

@@ -8,7 +8,7 @@ mode Recommend nothing is done; without signals nothing is done either. No I/O; 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from paceline_router.autoscale.drain_first import PodLoad, choose
@@ -16,7 +16,7 @@ from paceline_router.autoscale.signals import Blind, Change, Ruling, ServiceSign
 from paceline_router.scaling.answers import Answers, Told
 from paceline_router.scaling.figures import figures
 from paceline_router.scaling.gather import FindTable, Standing, gather
-from paceline_router.scaling.holds import Hold, hold_of
+from paceline_router.scaling.holds import Hold, hold_of, mark
 from paceline_router.scaling.queries import Signal
 from paceline_router.scaling.report import (
     QUIET_S,
@@ -29,7 +29,7 @@ from paceline_router.scaling.report import (
     own_part,
     status_part,
 )
-from paceline_router.scaling.views import PoolView, ServiceView
+from paceline_router.scaling.views import Marks, PoolView, ServiceView
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One tick of one service. `forget`: pools whose drain-first annotation has done its work."""
+    """One tick of one service. `forget`: pools whose drain-first annotation has done its work; `marks`: new ones."""
 
     service: ServiceView
     finding: Finding
     tasks: tuple[Task, ...] = ()
     recommended: tuple[Change, ...] = ()
     forget: tuple[str, ...] = ()
+    marks: Mapping[str, Marks] = field(default_factory=dict)
 
 
 class Steward:
@@ -89,7 +90,8 @@ class Steward:
         self._watch_settling(service, now)
         told = None if isinstance(answers, Blind) else answers.of(service.id)
         enabled = service.mode == "Enabled"
-        holds = (hold_of(pool, self._hold_s, now.wall_s) for pool in service.pools if enabled)
+        marks = {pool.name: mark(pool, now.wall_s) for pool in service.pools if enabled}
+        holds = (hold_of(p, marks[p.name], self._hold_s, now.wall_s) for p in service.pools if enabled)
         held = tuple(hold for hold in holds if hold)
         signals = answers if isinstance(answers, Blind) else self._gather(service, answers, held, now)
         blind = signals if isinstance(signals, Blind) else None
@@ -98,7 +100,10 @@ class Steward:
         changes = ruling.changes if ruling else ()
         tasks = tuple(_task(service, change, told) for change in changes) if enabled else ()
         recommended = self._new_advice(service, changes) if service.mode == "Recommend" and ruling else ()
-        return Turn(service, finding, _grow_first(tasks), recommended, _done_draining(service, tasks))
+        resized = {task.change.pool for task in tasks}
+        new = {p.name: marks[p.name] for p in service.pools if marks.get(p.name, p.marks) != p.marks}
+        noted = {name: of_pool for name, of_pool in new.items() if name not in resized}
+        return Turn(service, finding, _grow_first(tasks), recommended, _done_draining(service, tasks), noted)
 
     def close(self, turn: Turn, done: tuple[Change, ...], now: Moment) -> Json | None:
         """The status to write now, if any; `wrote` is told when it is."""

@@ -25,11 +25,12 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
-class Resized:
-    """Who set the size of a pool last, and when."""
+class Marks:
+    """What an EnginePool bears of its sizes: those that are Paceline's, and one that is somebody else's since when."""
 
-    manager: str
-    at_s: float
+    sizes: frozenset[int] = frozenset()
+    held: int | None = None
+    since_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class PoolView:
     table: str = ""  # the accelerator's, "" where it is not a built-in one
     revision: str = ""
     drain_first: frozenset[str] = frozenset()
-    resized: Resized | None = None  # None: by nobody, or by us
+    marks: Marks = Marks()
+    version: str = ""  # of the object that all this was read from
 
     @property
     def is_fixed(self) -> bool:

@@ -130,8 +130,12 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120) -> str:
         """Standard output. CommandFailed."""
+        return run(*self.kubectl_command(*arguments), stdin=stdin, timeout_s=timeout_s)
+
+    def kubectl_command(self, *arguments: str) -> list[str]:
+        """What runs kubectl, for callers that start it themselves."""
         argv = self.programs.command("kubectl", "--kubeconfig", self.layout.kubeconfig, *arguments)
-        return run(*argv, netns=self.layout.netns, stdin=stdin, timeout_s=timeout_s)
+        return [*inside(self.layout.netns), *argv]
 
     def helm(self, *arguments: str, timeout_s: float = 300) -> str:
         argv = self.programs.command("helm", "--kubeconfig", self.layout.kubeconfig, *arguments)

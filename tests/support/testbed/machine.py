@@ -28,8 +28,16 @@ PACKAGES: Mapping[str, str] = {
     "openssl": "openssl",
     "util-linux": "nsenter",
 }
-# With them the end-to-end suite's: `make images` without Docker.
-ALL_PACKAGES: Mapping[str, str] = {**PACKAGES, "buildah": "buildah", "mmdebstrap": "mmdebstrap"}
+PROMETHEUS: Mapping[str, str] = {"prometheus": "promtool"}  # the server, and what checks and tests rules
+CHROMIUM: Mapping[str, str] = {"chromium": "chromium", "chromium-driver": "chromedriver"}
+# With them the end-to-end suite's: `make images` without Docker, metrics, the console in a browser.
+ALL_PACKAGES: Mapping[str, str] = {
+    **PACKAGES,
+    "buildah": "buildah",
+    "mmdebstrap": "mmdebstrap",
+    **PROMETHEUS,
+    **CHROMIUM,
+}
 
 
 def absent(packages: Mapping[str, str]) -> list[str]:
@@ -43,6 +51,12 @@ def missing(packages: Mapping[str, str] = PACKAGES) -> list[str]:
         install = f"apt-get update && apt-get install -y --no-install-recommends {names}"
         lacks.append(f"the test cluster needs {names}: {install}")
     return lacks
+
+
+def tool_missing(packages: Mapping[str, str]) -> str | None:
+    """Why tests that need these programs cannot run; they need no root."""
+    names = " ".join(absent(packages))
+    return f"PATH has no {names}: apt-get install -y --no-install-recommends {names}" if names else None
 
 
 def unbuilt(programs: Programs) -> list[str]:
