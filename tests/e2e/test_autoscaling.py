@@ -219,6 +219,7 @@ def test_every_query_of_dashboards_and_rules_returns_data_or_is_rightly_empty(sc
     rules = scaling.prometheus.rules()
     assert [rule for rule in rules if rule["health"] != "ok"] == []
     recorded = sorted({rule["name"] for rule in rules if rule["type"] == "recording"})
+    recorded = [name for name in recorded if not name.endswith("30d")]  # they have their first turn minutes later
     samples = scaling.prometheus.queries(recorded)
     assert [name for name, found in zip(recorded, samples, strict=True) if not found] == []
     alerts = [rule["name"] for rule in rules if rule["type"] == "alerting"]
