@@ -55,8 +55,8 @@ class Applier:
                     continue
                 self._remember(owner, manifest, answer)
                 live = answer
-            if kind == "EnginePool" and live is not None:
-                await self._scale(owner, live, desired.sizes[manifest["spec"]["pool"]])
+            if kind == "EnginePool" and live is not None and _size(seen.get(kind, name)) in (None, _size(live)):
+                await self._scale(owner, live, desired.sizes[manifest["spec"]["pool"]])  # else judged again, when seen
         for kind, name in desired.unwanted:
             await self._delete(owner, kind, seen.objects[kind, name])
         return taken
@@ -118,7 +118,8 @@ class Applier:
         if live["spec"].get("replicas") == replicas:
             return
         name = pool_name(owner, live["spec"]["pool"])
-        await self._kube.set_scale(kinds.path("EnginePool", owner.namespace, name), replicas, manager=MANAGER)
+        path, version = kinds.path("EnginePool", owner.namespace, name), live["metadata"]["resourceVersion"]
+        await self._kube.set_scale(path, replicas, version=version, manager=MANAGER)
         self._note("scale", "EnginePool", owner.namespace, name)
 
     async def _mark(self, owner: Owner, cost: Cost) -> None:
@@ -149,6 +150,10 @@ class Applier:
     def _note(self, verb: str, kind: str, namespace: str, name: str) -> None:
         self._wrote(kind)
         _log.info("%s kind=%s namespace=%s name=%s", verb, kind, namespace, name)
+
+
+def _size(pool: Json | None) -> int | None:
+    return pool["spec"].get("replicas") if pool else None
 
 
 def _place(owner: Owner, manifest: Json) -> tuple[str, str, str]:

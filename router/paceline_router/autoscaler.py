@@ -80,10 +80,10 @@ async def _run(args: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     async with AsyncExitStack() as stack:
         prometheus = None
-        longest_s = window_s(args.scrape_interval_s)
+        longest_s = window_s(args.scrape_interval_s) / 2  # a late look still sees every arrival
         if args.interval_s > longest_s:
             raise ValueError(
-                f"--interval-s {args.interval_s:g} is above the window of rates, {longest_s:g} s; lower it"
+                f"--interval-s {args.interval_s:g} is above half of the window of rates, {longest_s:g} s; lower it"
             )
         if args.prometheus_url:
             client = Prometheus.connect(args.prometheus_url, args.prometheus_token_file, args.prometheus_ca_file)

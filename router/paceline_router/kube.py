@@ -150,8 +150,10 @@ class Kube:
         """spec.replicas through /scale."""
         return int((await self.get(f"{path}/scale")).get("spec", {}).get("replicas", 0))
 
-    async def set_scale(self, path: str, replicas: int, *, manager: str = "") -> None:
-        await self.merge(f"{path}/scale", {"spec": {"replicas": replicas}}, manager=manager)
+    async def set_scale(self, path: str, replicas: int, *, version: str = "", manager: str = "") -> None:
+        """spec.replicas through /scale; Conflict where the object has changed since `version`, if that is given."""
+        known = {"metadata": {"resourceVersion": version}} if version else {}
+        await self.merge(f"{path}/scale", {**known, "spec": {"replicas": replicas}}, manager=manager)
 
     async def delete(self, path: str, *, uid: str = "") -> bool:
         """False when it was gone already; with `uid` only that very object."""

@@ -50,11 +50,12 @@ class Lease:
         renewed_s = monotonic()
         while True:
             await asyncio.sleep(RENEW_S if monotonic() - renewed_s < RENEW_S else RETRY_S)
+            asked_s = monotonic()
             try:
                 async with asyncio.timeout(RENEW_S):
                     if not await self.renew():
                         raise LeaseLost(f"Lease {self._name} is another's")
-                renewed_s = monotonic()
+                renewed_s = asked_s
             except (KubeError, TimeoutError) as e:
                 if monotonic() - renewed_s > DURATION_S - RENEW_S:
                     raise LeaseLost(f"Lease {self._name} could not be renewed: {e}") from e

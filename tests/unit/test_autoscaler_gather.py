@@ -156,6 +156,18 @@ def test_what_is_held_and_settled_is_passed_on() -> None:
     assert (found.pools[0].held, found.pools[0].settled_s) == (True, 7.0)
 
 
+@pytest.mark.parametrize(
+    ("held", "budget"),
+    [(frozenset(), 4), (frozenset({"mixed"}), 5)],
+    ids=["is the service's own", "lets nothing grow while somebody's size exceeds it, and takes nothing away"],
+)
+def test_the_budget(held: frozenset[str], budget: int) -> None:
+    view = make_view(make_pool_view(size=5, ready=1), max_gpus=4)
+    found = gather(view, make_told(), Standing(held, {}), find_table)
+    assert isinstance(found, ServiceSignals)
+    assert found.max_gpus == budget
+
+
 BATCH = SLOClass("batch", 30.0, 0.25)
 BOTH = make_view(classes=(*make_view().classes, BATCH))
 

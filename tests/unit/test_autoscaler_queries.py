@@ -128,6 +128,15 @@ CASES = [
         },
     ),
     Case(
+        "a target that says it is two engines counts as one, and costs the others nothing",
+        Signal.KV,
+        {
+            **dict([info(1), info(2), info(2, service="other")]),
+            series("vllm:cache_config_info", engine(1), block_size="16", num_gpu_blocks="100"): "1x40",
+        },
+        {series("", CHAT, pool="mixed", block_size="16", num_gpu_blocks="100"): 1.0},
+    ),
+    Case(
         "a router that is gone from Prometheus has no age",
         Signal.ROUTER_AGES,
         {series("paceline_fleet_info", ROUTER): "1x38 stale"},

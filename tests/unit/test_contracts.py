@@ -36,7 +36,7 @@ PURE = (
         for name in ("request", "kv_blocks", "step_time", "budget", "pd", "lengths", "objective")
     ),
     *(f"paceline_engine.{name}" for name in ("policies", "http1.sse")),
-    *(f"paceline_engine.sim.{name}" for name in ("replica", "batching", "machine", "setup", "text")),
+    *(f"paceline_engine.sim.{name}" for name in ("replica", "batching", "machine", "pipeline", "setup", "text")),
     *(
         f"paceline_router.{name}"
         for name in ("request", "admission", "waiting", "pick", "latency", "state", "endpoints")

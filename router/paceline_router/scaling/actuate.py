@@ -1,13 +1,15 @@
 """What the autoscaler writes: an EnginePool's /scale and annotations, and its part of the LLMService's status.
 
 A size is written only where it is still the one that was decided on: what somebody set meanwhile stays. That it is
-ours is noted before, and so are the pods to remove. Invariant: nothing else is ever written.
+ours is noted before, and so are the pods to remove; each write names the version that it changes. Invariant: nothing
+else is ever written.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 
 from paceline_api.schema import API_VERSION
 
@@ -62,22 +64,22 @@ class Actuator:
 
     async def _resize(self, service: ServiceView, task: Task) -> bool:
         change, path = task.change, _pool_path(service, task.change.pool)
-        ours = annotations_of(Marks(frozenset({change.before, change.after})))
-        draining = {DRAIN_FIRST: ",".join(task.drain_first)} if task.drain_first else {}
-        await self._kube.merge(path, {"metadata": {"annotations": {**ours, **draining}}}, manager=MANAGER)
         scale = await self._kube.get(f"{path}/scale")
         found = (scale.get("spec") or {}).get("replicas", 0)
         if found != change.before:
             _log.warning("size changed meanwhile %s pool=%s replicas=%s", _name(service), change.pool, found)
             return False
-        version = {"resourceVersion": scale["metadata"]["resourceVersion"]}
+        both = annotations_of(Marks(frozenset({change.before, change.after})))
+        draining = {DRAIN_FIRST: ",".join(task.drain_first)} if task.drain_first else {}
         try:
-            await self._kube.merge(
-                f"{path}/scale", {"metadata": version, "spec": {"replicas": change.after}}, manager=MANAGER
-            )
+            noted = await self._change(path, _version(scale), {"metadata": {"annotations": {**both, **draining}}})
+            scaled = await self._change(f"{path}/scale", _version(noted), {"spec": {"replicas": change.after}})
         except Conflict:
             _log.info("pool changed meanwhile %s pool=%s", _name(service), change.pool)
             return False
+        after = annotations_of(Marks(frozenset({change.after})))
+        with suppress(KubeError):  # the next tick notes it
+            await self._change(path, _version(scaled), {"metadata": {"annotations": after}})
         _log.info(
             "resized %s pool=%s from=%d to=%d binding=%s why=%r",
             *(_name(service), change.pool, change.before, change.after, change.binding, change.why),
@@ -86,13 +88,22 @@ class Actuator:
 
     async def _note(self, service: ServiceView, pool: PoolView, annotations: Mapping[str, str | None]) -> None:
         """On the very version that was judged; where that has gone, the next tick judges again."""
-        metadata = {"resourceVersion": pool.version, "annotations": annotations}
         try:
-            await self._kube.merge(_pool_path(service, pool.name), {"metadata": metadata}, manager=MANAGER)
+            await self._change(_pool_path(service, pool.name), pool.version, {"metadata": {"annotations": annotations}})
         except Conflict:
             pass
         except KubeError as e:
             _log.warning("not noted %s pool=%s error=%s", _name(service), pool.name, e)
+
+    async def _change(self, path: str, version: str, patch: Json) -> Json:
+        """Conflict where the object has changed since `version`."""
+        metadata = {**patch.get("metadata", {}), "resourceVersion": version}
+        return await self._kube.merge(path, {**patch, "metadata": metadata}, manager=MANAGER)
+
+
+def _version(obj: Json) -> str:
+    version: str = obj["metadata"]["resourceVersion"]
+    return version
 
 
 def _pool_path(service: ServiceView, pool: str) -> str:

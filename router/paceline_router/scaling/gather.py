@@ -58,7 +58,7 @@ def gather(service: ServiceView, told: Told, standing: Standing, find_table: Fin
             return engine
         pools.append(_pool(pool, engine, standing))
     in_flight = {role: value for role in Role if (value := told.one(Signal.IN_FLIGHT, role=role)) is not None}
-    return ServiceSignals(classes, tuple(pools), told.answers.window_s, service.max_gpus, in_flight)
+    return ServiceSignals(classes, tuple(pools), told.answers.window_s, _budget(service, standing), in_flight)
 
 
 def verdicts(told: Told, signal: Signal, class_name: str) -> Verdicts:
@@ -97,6 +97,13 @@ def _lengths(
     others = expected(hint) if hint else together(list(own.values()))
     few = MEASURED_LENGTHS if hint else 1
     return {name: lengths if count >= few else others for name, (count, lengths) in own.items()}
+
+
+def _budget(service: ServiceView, standing: Standing) -> int | None:
+    """While somebody's size is held, it takes no GPU from the other pools: they just do not grow."""
+    if service.max_gpus is None or not standing.held:
+        return service.max_gpus
+    return max(service.max_gpus, sum(pool.gpus * pool.replicas for pool in service.pools))
 
 
 def _engine(service: ServiceView, pool: PoolView, told: Told, find_table: FindTable) -> EngineSignals | Blind:

@@ -33,13 +33,13 @@ class Hold:
 
 def read_marks(annotations: Mapping[str, str]) -> Marks:
     """What makes no sense counts as absent."""
-    sizes = frozenset(int(n) for n in annotations.get(SIZED, "").split(",") if n.isdecimal())
+    sizes = frozenset(int(n) for n in annotations.get(SIZED, "").split(",") if _is_size(n))
     held, _, since = annotations.get(HELD, "").partition(" since ")
     try:
         since_s = datetime.fromisoformat(since).timestamp()
     except ValueError:
         return Marks(sizes)
-    return Marks(sizes, int(held), since_s) if held.isdecimal() else Marks(sizes)
+    return Marks(sizes, int(held), since_s) if _is_size(held) else Marks(sizes)
 
 
 def annotations_of(marks: Marks) -> dict[str, str | None]:
@@ -48,24 +48,29 @@ def annotations_of(marks: Marks) -> dict[str, str | None]:
     return {SIZED: ",".join(map(str, sorted(marks.sizes))) or None, HELD: held}
 
 
-def mark(pool: PoolView, now_s: float) -> Marks:
-    """What the pool's marks should say, whose size it is having been judged."""
+def mark(pool: PoolView, hold_s: float, now_s: float) -> Marks:
+    """What the pool's marks should say, whose size it is having been judged; after its hold a size counts as ours."""
     n, before = pool.replicas, pool.marks
     if pool.is_fixed or not before.sizes or n in before.sizes or _is_clamp(pool):
         return Marks(frozenset({n}))
-    return before if n == before.held else Marks(before.sizes, n, float(floor(now_s)))
+    if n != before.held or before.since_s > now_s:  # the clock that noted it was ahead
+        return Marks(before.sizes, n, float(floor(now_s)))
+    return before if now_s < before.since_s + hold_s else Marks(frozenset({n}))
 
 
-def hold_of(pool: PoolView, marks: Marks, hold_s: float, now_s: float) -> Hold | None:
-    """Whether the pool's size is held at `now_s`."""
-    until_s = marks.since_s + hold_s
-    return Hold(pool.name, marks.held, until_s) if marks.held is not None and now_s < until_s else None
+def hold_of(pool: PoolView, marks: Marks, hold_s: float) -> Hold | None:
+    """Whether the pool's size is held; `marks` are those of `mark` at this moment."""
+    return None if marks.held is None else Hold(pool.name, marks.held, marks.since_s + hold_s)
 
 
 def _is_clamp(pool: PoolView) -> bool:
     """The operator brought one of our sizes within bounds that somebody moved."""
     sizes = pool.marks.sizes
     return (pool.replicas == pool.least > max(sizes)) or (pool.replicas == pool.most < min(sizes))
+
+
+def _is_size(text: str) -> bool:
+    return text.isdecimal() and len(text) < 7
 
 
 def _text(epoch_s: float) -> str:

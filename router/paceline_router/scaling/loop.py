@@ -151,8 +151,9 @@ class Loop:
         """A bug shows on one service, and stops no other."""
         _, steward = self._stewards[view.uid]
         try:
-            turn = steward.look(view, answers, now)
             async with self._turns:
+                await asyncio.sleep(0)  # the Lease and probes have their turn between services
+                turn = steward.look(view, answers, now)
                 done = await self._actuator.act(turn)
                 part = steward.close(turn, done, now)
                 if part is not None and await self._actuator.write_status(view, part):

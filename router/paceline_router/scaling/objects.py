@@ -84,7 +84,8 @@ def read_pod(obj: Json) -> Pod | None:
     """None for a pod on its way out, and for one that serves no requests."""
     metadata, status = obj["metadata"], obj.get("status") or {}
     labels = metadata.get("labels") or {}
-    if metadata.get("deletionTimestamp") or labels.get(COMPONENT_LABEL) not in SERVING:
+    ended = status.get("phase") in ("Failed", "Succeeded")  # an evicted pod stays, and is nobody's replica
+    if ended or metadata.get("deletionTimestamp") or labels.get(COMPONENT_LABEL) not in SERVING:
         return None
     ready = next((c for c in status.get("conditions") or () if c["type"] == "Ready" and c["status"] == "True"), None)
     view = PodView(

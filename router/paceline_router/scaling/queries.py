@@ -53,7 +53,8 @@ class Row:
 
 _SERVICE = "namespace, llmservice_namespace, llmservice"
 _TARGET = "job, namespace, pod, instance"
-_ENGINES = f"max by ({_TARGET}, llmservice_namespace, llmservice, pool) (paceline_engine_info)"
+_INFO = f"max by ({_TARGET}, llmservice_namespace, llmservice, pool) (paceline_engine_info)"
+_ENGINES = f"topk by ({_TARGET}) (1, {_INFO})"  # a second one of a target would fail the query for everybody
 _JOIN = f"* on ({_TARGET}) group_left (llmservice_namespace, llmservice, pool) {_ENGINES}"
 _TRUSTED = f"and on ({_TARGET}, engine, regime) (paceline_step_time_trusted == 1)"
 

@@ -90,8 +90,8 @@ class Steward:
         self._watch_settling(service, now)
         told = None if isinstance(answers, Blind) else answers.of(service.id)
         enabled = service.mode == "Enabled"
-        marks = {pool.name: mark(pool, now.wall_s) for pool in service.pools if enabled}
-        holds = (hold_of(p, marks[p.name], self._hold_s, now.wall_s) for p in service.pools if enabled)
+        marks = {pool.name: mark(pool, self._hold_s, now.wall_s) for pool in service.pools if enabled}
+        holds = (hold_of(pool, marks[pool.name], self._hold_s) for pool in service.pools if enabled)
         held = tuple(hold for hold in holds if hold)
         signals = answers if isinstance(answers, Blind) else self._gather(service, answers, held, now)
         blind = signals if isinstance(signals, Blind) else None
@@ -103,7 +103,8 @@ class Steward:
         resized = {task.change.pool for task in tasks}
         new = {p.name: marks[p.name] for p in service.pools if marks.get(p.name, p.marks) != p.marks}
         noted = {name: of_pool for name, of_pool in new.items() if name not in resized}
-        return Turn(service, finding, _grow_first(tasks), recommended, _done_draining(service, tasks), noted)
+        forget = _done_draining(service, tasks) if enabled else ()
+        return Turn(service, finding, _grow_first(tasks), recommended, forget, noted)
 
     def close(self, turn: Turn, done: tuple[Change, ...], now: Moment) -> Json | None:
         """The status to write now, if any; `wrote` is told when it is."""

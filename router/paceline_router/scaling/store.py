@@ -80,7 +80,11 @@ class Store:
         return [obj for _, obj in sorted(self._objects.get(place, {}).items(), key=lambda item: item[0])]
 
     def _put(self, place: Place, obj: Mapping[str, Any]) -> None:
-        read = READERS[place](obj)
+        try:
+            read = READERS[place](obj)
+        except (LookupError, TypeError, ValueError) as e:
+            _log.error("not understood namespace=%s name=%s error=%r", *_id(obj), e)
+            read = None
         if read is None:
             self._objects[place].pop(_id(obj), None)
         else:
