@@ -132,6 +132,8 @@ def test_a_decision_and_a_flip_are_news_and_figures_are_not() -> None:
     assert not is_news(before, after(figures=(make_figures(0.97),)))
     assert not is_news(before, after(ruling=make_ruling(waits="for a while")))
     assert is_news(before, after(figures=(make_figures(0.9),)))
+    edited = [{**one, "observedGeneration": 99} for one in before["conditions"]]
+    assert is_news(before, {**before, "conditions": edited})
     assert is_news(before, after(holds=(HOLD,)))
     assert is_news(before, {**before, "decisions": decided([], [CHANGE], NOW_S)})
     assert is_news(own_part({}), before)

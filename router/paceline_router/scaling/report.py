@@ -58,10 +58,11 @@ def own_part(status: Mapping[str, Any]) -> Json:
 
 
 def is_news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """A decision or a flip, which is written at once."""
+    """A decision, a flip or a judgement of another generation, which are written at once."""
 
     def told(part: Mapping[str, Any]) -> Any:
-        return part["decisions"], [(c["type"], c["status"], c["reason"]) for c in part["conditions"]]
+        judged = ("type", "status", "reason", "observedGeneration")
+        return part["decisions"], [tuple(c.get(name) for name in judged) for c in part["conditions"]]
 
     return bool(told(before) != told(after))
 
