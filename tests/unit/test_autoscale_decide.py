@@ -315,10 +315,19 @@ def test_wilson_covers_the_share_and_never_says_certain() -> None:
 def test_the_interval_of_factors_is_what_the_model_at_the_present_sizes_makes_of_the_share() -> None:
     """EASY² at up to 3 rps of 3 replicas; 80 % is 2.5 % more (overload⁻⁸), which 2.85 rps reach at a factor of 1.08."""
     signals = observed(0.80)
-    interval = observe(Outlook(signals, {}, MODEL(signals)), MIXED)
+    interval = observe(Outlook(signals, {}, MODEL(signals)), MIXED, {"chat": 0.95})
     assert interval is not None
     assert interval.low <= 1.08 <= interval.high
     assert interval.high / interval.low < 1.1
+
+
+def test_what_reaches_its_target_never_raises_the_factor() -> None:
+    """Else an overrated A∞ would look like load, and each unlucky window would add to the one before."""
+    signals = observed(0.80)
+    interval = observe(Outlook(signals, {}, MODEL(signals)), MIXED, {"chat": 0.80})
+    assert interval is not None
+    assert interval.low == 0.5
+    assert 1.08 <= interval.high < 1.2
 
 
 def test_more_missed_than_predicted_adds_one_replica_a_decision_never_more() -> None:

@@ -2,8 +2,10 @@
 
 A Wilson interval around the observed share of requests within a role's objective is turned, by the model at the
 present sizes, into the interval of factors that explain it. The factor moves into that interval by the least change,
-and at most so far that the role's wanted size changes by one replica. Verdicts of a window in which a replica started,
-or was cold, teach nothing. Invariant: a factor stays within [0.5, 2], and one that explains what is seen stays. Pure.
+and at most so far that the role's wanted size changes by one replica. It rises only where a target is missed by more
+than chance: what an overrated A∞ lacks would be taken for load otherwise, window after window. Verdicts of a window in
+which a replica started, or was cold, teach nothing. Invariant: a factor stays within [0.5, 2], and one that explains
+what is seen stays. Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
-from paceline_router.autoscale.outlook import Factors, Outlook
+from paceline_router.autoscale.outlook import Factors, Outlook, Targets
 from paceline_router.autoscale.signals import Attained, ClassSignals, ServiceSignals, Verdicts
 from paceline_router.state import Role
 
@@ -38,7 +40,7 @@ def is_instructive(signals: ServiceSignals, role: Role) -> bool:
     return steady and any(pool.ready for pool in pools) and not any(pool.held for pool in pools)
 
 
-def observe(outlook: Outlook, role: Role) -> Interval | None:
+def observe(outlook: Outlook, role: Role, targets: Targets) -> Interval | None:
     """The factors of `role` that explain what was observed; None where the verdicts say nothing about it.
 
     Of several classes the one that sees most load counts.
@@ -52,7 +54,7 @@ def observe(outlook: Outlook, role: Role) -> Interval | None:
     found = [
         interval
         for name, share in seen.items()
-        if (interval := _explaining([met(attained[name]) for attained in curve], share)) is not None
+        if (interval := _explaining([met(attained[name]) for attained in curve], share, targets[name])) is not None
     ]
     return Interval(max(i.low for i in found), max(i.high for i in found)) if found else None
 
@@ -91,7 +93,7 @@ def _share(c: ClassSignals, role: Role) -> Interval | None:
     return wilson(min(hits, count), count) if count >= ENOUGH and c.arrivals_rps > 0 else None
 
 
-def _explaining(shares: list[float], seen: Interval) -> Interval | None:
+def _explaining(shares: list[float], seen: Interval, target: float) -> Interval | None:
     """`shares` fall along GRID. None: every factor explains what was seen, or what was seen is not the load's doing.
 
     It is not where attainment hardly depends on load, nor where more was attained than at the least factor: to follow
@@ -101,7 +103,8 @@ def _explaining(shares: list[float], seen: Interval) -> Interval | None:
     below = [f for f, share in zip(GRID, shares, strict=True) if share < seen.low - MODEL_ERROR]
     if (not above and not below) or len(below) == len(GRID) or shares[0] - shares[-1] <= 2 * MODEL_ERROR:
         return None
-    return Interval(above[-1] if above else LEAST_FACTOR, below[0] if below else MOST_FACTOR)
+    missed = seen.high < target
+    return Interval(above[-1] if above and missed else LEAST_FACTOR, below[0] if below else MOST_FACTOR)
 
 
 _COUNTS: Mapping[Role, Callable[[Verdicts], tuple[float, float]]] = {

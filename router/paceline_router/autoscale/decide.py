@@ -125,7 +125,7 @@ class Pacer:
             return outlook, sizing
         for role in Role:
             if now - self._taught_s.get(role, -inf) >= signals.window_s + COLD_S and is_instructive(signals, role):
-                interval = observe(outlook, role)
+                interval = observe(outlook, role, sizing.targets)
                 moved = move(self.factors, role, interval, _wanted(outlook, role)) if interval else self.factors
                 if moved != self.factors:
                     self.factors, self._taught_s[role] = moved, now

@@ -7,7 +7,7 @@ finite; a longer prompt is never quicker, a larger batch never faster. Times are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from paceline_engine.policies.step import Limits
@@ -86,7 +86,9 @@ class Machine:
     def crowded_s(self, decodes: float) -> float:
         """A step of so many decodes in which there is always a prompt, without the time of the prompt's tokens."""
         m = int(decodes)
-        filled_s = step_s(self._facts, CHUNK_TOKENS, 0.0, m, int(m * self._context))
+        # The fitted offset is half a tile of a prompt's last chunk, which `alone_s` has; chunks end on tiles.
+        facts = replace(self._facts, mixed_offset_s=0.0)
+        filled_s = step_s(facts, CHUNK_TOKENS, 0.0, m, int(m * self._context))
         return max(filled_s - CHUNK_TOKENS * self._token_s, self.sharing.gap_s(decodes))
 
     def _gaps_s(self, of: Sequence[Load]) -> list[float]:
