@@ -24,9 +24,17 @@ demo: $(VENV)/.runtime ## Serve examples/chat.yaml on simulated engines, replay 
 bench-2p1d: $(VENV)/.dev ## DistServe's 2P1D example: capacities on the virtual clock, three points over HTTP; 25 minutes
 	@$(BIN)/python benchmarks/distserve_2p1d.py
 
-.PHONY: bench-autoscale
-bench-autoscale: $(VENV)/.dev ## The autoscaling law's predictions and sizes against the fleet simulator and simpler laws; 10 minutes
+.PHONY: bench-law
+bench-law: $(VENV)/.dev ## The autoscaling law's sizes against what the fleet simulator needs, and two rivals; 6 minutes
 	@$(BIN)/python benchmarks/autoscale.py
+
+.PHONY: bench-autoscale
+bench-autoscale: $(VENV)/.dev ## Real load (PACELINE_TRACES) under the law, static fleets, HPA, KEDA and a clairvoyant; 30 minutes
+	@$(BIN)/python benchmarks/autoscale_replay.py
+
+.PHONY: bench-measured-runs
+bench-measured-runs: $(VENV)/.dev ## Real A100 runs of DistServe and vLLM beside their replay (PACELINE_TRACES names the folder); seconds
+	@$(BIN)/python benchmarks/measured_runs.py
 
 .PHONY: bench-sim
 bench-sim: $(VENV)/.runtime ## 64 simulated engines in one process at 0.25 requests/s each: fails unless its report is valid

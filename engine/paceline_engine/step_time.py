@@ -30,11 +30,21 @@ class StepShape:
 
 @dataclass(frozen=True, slots=True)
 class HostTerm:
-    """Time that the host adds to every step, seconds: constant, per prefill token, per token of decode context."""
+    """Time that the host adds to a step, seconds: constant, per prefill token, per token of decode context, per decode.
+
+    `sequence_s` is what an engine's Python does for each running sequence after the forward pass (sampling,
+    detokenising, handing over the output).
+    """
 
     constant_s: float = 0.0
     prefill_token_s: float = 0.0
     context_token_s: float = 0.0
+    sequence_s: float = 0.0
+
+    def seconds(self, prefill_tokens: int, decodes: int, decode_context: int) -> float:
+        """The host's part of a step that is not empty."""
+        per_token = self.prefill_token_s * prefill_tokens + self.context_token_s * decode_context
+        return self.constant_s + per_token + self.sequence_s * decodes
 
 
 Lines = tuple[tuple[float, float], ...]  # value at 0 and slope of each segment
@@ -77,7 +87,7 @@ class StepTable:
     _dec: tuple[tuple[float, float, float, float], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        dec = _lines(tuple((b, s + self.host.constant_s) for b, s, _ in self.decode))
+        dec = _lines(tuple((b, s + self.host.constant_s + self.host.sequence_s * b) for b, s, _ in self.decode))
         kv = _lines(tuple((b, k) for b, _, k in self.decode))
         lin = _lines(tuple((n, s + self.host.constant_s) for n, s in self.linear))
         put = object.__setattr__
@@ -100,7 +110,7 @@ class StepTable:
             only_decodes = at_0 + slope * decodes + kv_s
             if not prefill_tokens:
                 return only_decodes
-            kv_s += self.mixed_s
+            kv_s += self.mixed_s + host.sequence_s * decodes
         elif not prefill_tokens:
             return 0.0
         tokens = prefill_tokens + decodes

@@ -106,7 +106,7 @@ def make_signals(replicas: int, ready: int | None = None, rate_rps: float = 5.0)
         pytest.param(2, 2, 5.0, 3, id="2.5 waiting each: 2 × 2.5 / 2, rounded up"),
         pytest.param(3, 3, 40.0, 7, id="at most 4 pods or twice the size in 15 s"),
         pytest.param(3, 1, 4.0, 3, id="those that are starting are not ordered again"),
-        pytest.param(4, 4, 1.0, 1, id="few waiting: down, once nothing else was proposed for the window"),
+        pytest.param(4, 4, 1.0, 4, id="few waiting: not down before the window has passed"),
     ],
 )
 def test_an_hpa_on_queue_length(replicas: int, ready: int, waiting: float, after: int) -> None:

@@ -37,17 +37,21 @@ class Limits:
 
 @dataclass(slots=True)
 class View:
-    """One engine's requests. `decodes` and `partials` (prefill begun) hold KV, in the order they were admitted."""
+    """One engine's requests. `decodes` and `partials` (prefill begun) hold KV, in the order they were admitted.
+
+    `flying` more are in micro-batches on their way through a pipeline: they run, and no step may hold them.
+    """
 
     kv: KVBlocks
     limits: Limits
     decodes: list[Request] = field(default_factory=list)
     partials: list[Request] = field(default_factory=list)
     waiting: list[Request] = field(default_factory=list)
+    flying: int = 0
 
     @property
     def running(self) -> int:
-        return len(self.decodes) + len(self.partials)
+        return len(self.decodes) + len(self.partials) + self.flying
 
     def can_start(self, request: Request, reserve: Reserve, first_chunk: int) -> bool:
         """Whether a waiting request may be admitted, given the KV that `reserve` asks for and the limit on requests."""

@@ -38,7 +38,8 @@ def fill(step: Step, view: View, policy: Policy, start_s: float) -> Batch:
     batch = Batch()
     _fill_decodes(batch, step.decodes, step, view, policy, start_s)
     _fill_prefills(batch, step, view)
-    if not batch and view.running:  # who should have run gave way, or prefills hold all KV and none can go on
+    stuck = view.running > view.flying and (batch.preempted or not view.flying)  # what flies will make room
+    if not batch and stuck:  # who should have run gave way, or prefills hold all KV and none can go on
         if not view.decodes and not batch.preempted:
             _preempt(batch, view, policy.victim(view, start_s))
         _fill_decodes(batch, view.decodes, step, view, policy, start_s)

@@ -22,7 +22,10 @@ class MachineSpec:
 
     `noise_ratio` is the standard deviation of a step's time around the table; a stall adds `stall_s` to a step (garbage
     collection, a preempted host thread). Assumed, not measured: 2 %, and 50 ms once in 5,000 steps.
-    `kv_bytes_per_s` is the bandwidth of one hand-over (25 GB/s: a 200 Gb/s NIC).
+    `kv_bytes_per_s` is the bandwidth of one hand-over (25 GB/s: a 200 Gb/s NIC). `stages` share the layers in equal
+    parts; `send_s` passes a micro-batch on to the next one. `one_loop`: the engine is a single loop, as DistServe's is.
+    It fetches KV only between steps, one hand-over after another, and begins no step meanwhile; newcomers join the
+    micro-batch that has just come back, and stay with it.
     """
 
     table: StepTable
@@ -32,6 +35,9 @@ class MachineSpec:
     stall_s: float = 0.05
     kv_constant_s: float = 0.002
     kv_bytes_per_s: float = 25e9
+    stages: int = 1
+    send_s: float = 0.0
+    one_loop: bool = False
 
 
 class Machine:
@@ -52,6 +58,10 @@ class Machine:
         if rng.random() < spec.stall_probability:
             seconds += spec.stall_s
         return seconds
+
+    def host_s(self, prefill_tokens: int, decodes: int, decode_context: int) -> float:
+        """The part of a step that its GPUs do not see: the host's, once for all pipeline stages."""
+        return self._table.host.seconds(prefill_tokens, decodes, decode_context)
 
     def transfer_s(self, tokens: int) -> float:
         """From a decode engine's request for `tokens` tokens of KV until it has them."""

@@ -158,6 +158,14 @@ class Replica:
         else:
             self._drop(request)
 
+    def can_begin(self, now: float) -> bool:
+        """Whether `begin` may be called; it may still find nothing to do."""
+        return self.batch is None
+
+    def drain_s(self, now: float) -> float:
+        """Seconds until what is in the machine at `now`, between two steps, has left it."""
+        return 0.0
+
     def begin(self, now: float) -> float | None:
         """Start a step at `now` and return the seconds that it takes; None when there is nothing to do."""
         if self.batch is not None:

@@ -6,7 +6,7 @@ steps, noise and stalls, unless another one is given; a test may scale it wrong 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from paceline_engine.kv_blocks import KVBlocks
@@ -15,6 +15,7 @@ from paceline_engine.pd import LEASE_S
 from paceline_engine.policies import POLICIES, PolicySetting
 from paceline_engine.policies.step import Limits
 from paceline_engine.sim.machine import Machine, MachineSpec
+from paceline_engine.sim.pipeline import PipelinedReplica
 from paceline_engine.sim.replica import Replica
 from paceline_engine.step_time import HostTerm, StepTable, StepTimeModel
 
@@ -46,14 +47,13 @@ def build(spec: ReplicaSpec, rng: Random) -> Replica:
     transfer_s = machine.transfer_s(1024) if spec.hands_over else 0.0
     policy = POLICIES[spec.policy](PolicySetting(model, lengths, spec.token_budget, transfer_s))
     kv = KVBlocks(spec.kv_blocks or max(1, table.kv_tokens // spec.block_size), spec.block_size)
-    return Replica(policy, kv, spec.limits, machine, model, lengths, spec.lease_s)
+    kind = Replica if spec.machine.stages == 1 else PipelinedReplica
+    return kind(policy, kv, spec.limits, machine, model, lengths, spec.lease_s)
 
 
 def scaled(table: StepTable, factor: float) -> StepTable:
     """`table` with every time multiplied: a prior that is wrong by a known amount."""
-    host = HostTerm(
-        *(factor * x for x in (table.host.constant_s, table.host.prefill_token_s, table.host.context_token_s))
-    )
+    host = HostTerm(*(factor * x for x in astuple(table.host)))
     return replace(
         table,
         name=f"{table.name} × {factor:g}",

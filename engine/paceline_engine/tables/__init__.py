@@ -15,6 +15,8 @@ from paceline_api.catalog import find_model
 
 from paceline_engine.step_time import HostTerm, StepTable
 
+_HOST_PARTS = ("constant", "prefill_token", "context_token", "sequence")  # in the order of HostTerm's fields
+
 
 class TableMissing(LookupError):
     """No table for this accelerator, model and tensor parallelism; the message says what there is."""
@@ -70,6 +72,6 @@ def parse(document: dict[str, Any], entry: dict[str, Any]) -> StepTable:
         kv_tokens=entry["kv_tokens"],
         kv_bytes_per_token=entry["kv_bytes_per_token"],
         tile_tokens=1,
-        host=HostTerm(host["constant_ms"] * 1e-3, host["prefill_token_ms"] * 1e-3, host["context_token_ms"] * 1e-3),
+        host=HostTerm(*(host[f"{part}_ms"] * 1e-3 for part in _HOST_PARTS)),
         error=entry["error"],
     )

@@ -36,8 +36,8 @@ DISTSERVE = {  # table's suffix: (file, whose engine)
     "distserve-vllm": ("distserve_fit_a100_80g.vllm.json", "vLLM of 2023"),
 }
 DISTSERVE_SOURCE = "published fit of {}, LLMServe/DistServe simdistserve/estimators/profile_data (OSDI'24)"
-DISTSERVE_HOST = {"constant_ms": 2.0, "prefill_token_ms": 1e-4, "context_token_ms": 1e-4}  # its simulator's "ray" term
-NO_HOST = {"constant_ms": 0.0, "prefill_token_ms": 0.0, "context_token_ms": 0.0}
+NO_HOST = {"constant_ms": 0.0, "prefill_token_ms": 0.0, "context_token_ms": 0.0, "sequence_ms": 0.0}
+DISTSERVE_HOST = NO_HOST | {"constant_ms": 2.0, "prefill_token_ms": 1e-4, "context_token_ms": 1e-4}  # its "ray" term
 LICENCE = "Apache-2.0"
 
 KV_BLOCK_TOKENS = 16  # vLLM's default block

@@ -1,179 +1,160 @@
-"""A fleet on a virtual clock: production's router ledger, pick and batching policies around simulated machines.
+"""A fleet on a virtual clock: production's routers and batching policies around simulated machines.
 
-Each event is handled once and pushes the events that follow from it; nothing else moves time. Invariant: every job
+Each event is handled once and pushes the events that follow from it; nothing else moves time. Replicas join, leave and
+die while it runs; members.py, failures.py and autoscaler.py do so by actions on the same clock. Invariant: every job
 ends in exactly one outcome, and at the end no replica holds KV for anyone (`check`). Times are seconds.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from itertools import count
+from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 
 from paceline_api.outcomes import Outcome
-from paceline_api.slo import Course, SLOClass
-from paceline_engine.lengths import OutputLengths
+from paceline_api.slo import Course
 from paceline_engine.request import Leg, Objective, Request
+from paceline_engine.sim.pipeline import PipelinedReplica
 from paceline_engine.sim.replica import Emitted, TooLong
 from paceline_engine.sim.replica import Replica as Engine
-from paceline_engine.sim.setup import ReplicaSpec, build
-from paceline_engine.step_time import Regime
-from paceline_router.pick import Choice, NoEndpoint, Picker
-from paceline_router.state import OUTPUT_QUANTILE, Facts, Flight, Ledger, Replica, Role, Size
+from paceline_engine.sim.setup import build
+from paceline_router.attempts import Fault
+from paceline_router.state import Ledger
 
-SCRAPE_EVERY_S = 1.0
+from paceline_planner.sim.handover import Handovers
+from paceline_planner.sim.rides import EngineSpec, FleetSpec, Job, Ride
+from paceline_planner.sim.routing import Route, Router, Send, facts
+from paceline_planner.sim.timeline import Timeline
+
+__all__ = ["EngineSpec", "Fleet", "FleetSpec", "Job", "Ride"]
+
 LEDGER_EVERY_TOKENS = 8  # the router counts what it relays in pieces; each token by itself would only cost time
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One request of a workload; `block_hashes` name its full prompt blocks, empty without prefix caching."""
+class Fleet:
+    """`ended` is called with each ride at its end, and stops the run by returning True; `arrived` with each new one.
 
-    arrival_s: float
-    prompt_tokens: int
-    output_tokens: int
-    class_name: str
-    block_hashes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """One replica of the fleet."""
-
-    name: str
-    role: Role
-    spec: ReplicaSpec
-    gpus: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class FleetSpec:
-    """`transfer_in_tpot`: DistServe's way of counting, where the prefill's token is the first one (DESIGN §1).
-
-    `max_context_tokens`: longer requests are rejected, as an engine does; None: whatever fits the KV cache is served.
-    `record_gaps`: rides keep the times between their tokens, which costs a tenth of the speed.
+    `first_token` is called with each ride at its first token.
     """
 
-    engines: tuple[EngineSpec, ...]
-    classes: Mapping[str, SLOClass]
-    router_policy: str = "least-predicted-ttft"
-    transfer_in_tpot: bool = False
-    max_context_tokens: int | None = None
-    record_gaps: bool = False
-
-    @property
-    def gpus(self) -> int:
-        return sum(e.gpus for e in self.engines)
-
-
-@dataclass(slots=True, eq=False)
-class Ride:
-    """A job on its way, and at its end the record of it."""
-
-    id: int
-    job: Job
-    course: Course
-    flight: Flight | None = None
-    on: str = ""  # the replica that has its current leg
-    prefilled_on: str = ""
-    last_token_s: float = 0.0
-    gaps_s: list[float] = field(default_factory=list)
-
-
-class Kind(Enum):
-    ARRIVAL = auto()
-    STEP_END = auto()
-    KV_ARRIVED = auto()
-    SCRAPE = auto()
-
-
-class Fleet:
-    """`ended` is called with each ride at its end, and stops the run by returning True; `arrived` with each new one."""
-
     def __init__(
-        self, spec: FleetSpec, seed: int, ended: Callable[[Ride], bool], arrived: Callable[[Ride], None] | None = None
+        self,
+        spec: FleetSpec,
+        seed: int,
+        ended: Callable[[Ride], bool],
+        arrived: Callable[[Ride], None] | None = None,
+        first_token: Callable[[Ride], None] | None = None,
     ) -> None:
-        rng = Random(seed)
+        self._rng = rng = Random(seed)
         self.spec = spec
-        self.now = 0.0
+        self.timeline = Timeline()
         self.engines: dict[str, Engine] = {e.name: build(e.spec, Random(rng.random())) for e in spec.engines}
-        self.ledger = Ledger(Replica(e.name, e.role, gpus=e.gpus) for e in spec.engines)
-        self.picker = Picker(spec.router_policy, Random(rng.random()))
-        self.lengths = OutputLengths()
+        self.routers = [
+            Router(spec.router_policy, Random(rng.random()), recompute=spec.recompute) for _ in range(spec.routers)
+        ]
         self.arrivals = 0
         self.outcomes = dict.fromkeys(Outcome, 0)
         self._ended = ended
         self._arrived = arrived
+        self._first_token = first_token
         self._stop = False
-        self._rides: dict[str, Ride] = {}
-        self._heap: list[tuple[float, int, Kind, object]] = []
-        self._seq = count()
-        self._scrape()
-        for name in self.engines:
-            self.ledger.set_ready(name, True)
+        self._coming = False
+        self.rides: dict[str, Ride] = {}
+        self._handovers = Handovers(self, spec, rng)
+        for engine in spec.engines:
+            self._introduce(engine)
+
+    @property
+    def now(self) -> float:
+        return self.timeline.now
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of the first router."""
+        return self.routers[0].ledger
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs and nothing will arrive."""
+        return not self._coming and not self.rides
 
     def run(self, jobs: Iterator[Job]) -> None:
         """Serve `jobs` (in order of arrival) until all have ended or `ended` says stop."""
         self._next_arrival(jobs)
-        self._push(SCRAPE_EVERY_S, Kind.SCRAPE, None)
-        while self._heap and not self._stop:
-            self.now, _, kind, what = heapq.heappop(self._heap)
-            match kind:
-                case Kind.STEP_END:
-                    assert isinstance(what, str)
-                    self._step_end(what)
-                case Kind.ARRIVAL:
-                    assert isinstance(what, Job)
-                    self._arrive(what)
-                    self._next_arrival(jobs)
-                case Kind.KV_ARRIVED:
-                    assert isinstance(what, Ride)
-                    self._kv_arrived(what)
-                case Kind.SCRAPE:
-                    self._scrape()
-                    assert self._heap or not self._rides, "rides wait, and nothing will ever happen to them"
-                    if self._heap:
-                        self._push(self.now + SCRAPE_EVERY_S, Kind.SCRAPE, None)
+        every_s = self.spec.scrape_every_s
+        for i, router in enumerate(self.routers):
+            self.timeline.at(every_s * (1 + i / len(self.routers)), partial(self._scrape, router))
+        self.timeline.play(lambda: self._stop)
 
     def check(self) -> None:
         """AssertionError unless arrivals are the sum of outcomes and rides in flight, and no KV block is lost."""
-        assert self.arrivals == sum(self.outcomes.values()) + len(self._rides)
+        assert self.arrivals == sum(self.outcomes.values()) + len(self.rides)
         for engine in self.engines.values():
             engine.view.kv.check(list(engine.holders()))
-        if not self._rides:
-            assert all(r.legs == r.kv_reserved == r.decode_context == 0 for r in self.ledger.replicas.values())
+        if not self.rides:
+            replicas = [r for router in self.routers for r in router.ledger.replicas.values()]
+            assert all(r.legs == r.kv_reserved == r.decode_context == 0 for r in replicas)
 
-    def _push(self, at: float, kind: Kind, what: object) -> None:
-        heapq.heappush(self._heap, (at, next(self._seq), kind, what))
+    def join(self, engine: EngineSpec) -> None:
+        """A new replica is ready now; it has learnt nothing yet. Names are never used again."""
+        self.engines[engine.name] = build(engine.spec, Random(self._rng.random()))
+        self._introduce(engine)
+
+    def retire(self, name: str) -> None:
+        """Send nothing new to a replica."""
+        for router in self.routers:
+            router.ledger.retire(name, True)
+
+    def remove(self, name: str) -> list[Ride]:
+        """A replica is gone; the rides whose leg, or whose KV, was on it."""
+        engine = self.engines.pop(name)
+        engine.view.kv.check(list(engine.holders()))
+        return [r for r in self.rides.values() if r.on == name or (r.leg is Leg.DECODE and r.prefilled_on == name)]
+
+    def is_idle(self, name: str) -> bool:
+        """Whether nothing of a replica is used or promised."""
+        engine = self.engines[name]
+        idle = all(router.ledger.replicas[name].is_idle for router in self.routers)
+        return idle and not engine.requests and not engine.parked
+
+    def fail_leg(self, ride: Ride, fault: Fault) -> None:
+        """The current leg of a ride failed; its engine, where there still is one, has forgotten it."""
+        del self.rides[ride.key]
+        self._take(ride, self.routers[ride.router].failed(ride, fault, self.now))
+
+    def _introduce(self, engine: EngineSpec) -> None:
+        for router in self.routers:
+            router.join(engine, facts(self.engines[engine.name], self.now))
 
     def _next_arrival(self, jobs: Iterator[Job]) -> None:
         job = next(jobs, None)
+        self._coming = job is not None
         if job is not None:
-            self._push(job.arrival_s, Kind.ARRIVAL, job)
+            self.timeline.at(job.arrival_s + self.spec.front_s, partial(self._arrive, job, jobs), awaited=True)
 
-    def _arrive(self, job: Job) -> None:
+    def _arrive(self, job: Job, jobs: Iterator[Job]) -> None:
+        self._next_arrival(jobs)
         self.arrivals += 1
-        ride = Ride(self.arrivals, job, Course(self.now, job.prompt_tokens, max_tokens=job.output_tokens))
+        ride = Ride(self.arrivals, job, Course(job.arrival_s, job.prompt_tokens, max_tokens=job.output_tokens))
+        if len(self.routers) > 1:
+            ride.router = self._rng.randrange(len(self.routers))
         if self._arrived is not None:
             self._arrived(ride)
         most = self.spec.max_context_tokens
         if most is not None and job.prompt_tokens + job.output_tokens > most:
             self._end(ride, Outcome.REJECTED)
             return
-        expected = self.lengths.remaining(job.class_name, 0, OUTPUT_QUANTILE)
-        size = Size(job.prompt_tokens, min(job.output_tokens, expected))
-        match self.picker.choose(self.ledger, size, self.now):
-            case NoEndpoint():
-                self._end(ride, Outcome.NO_ENDPOINT)
-            case Choice(prefill=prefill, decode=decode):
-                ride.flight = self.ledger.begin(size, prefill, decode, self.now)
-                if prefill is None:
-                    self._submit(ride, decode, Leg.WHOLE)
-                else:
-                    self._submit(ride, prefill, Leg.PREFILL)
+        self._take(ride, self.routers[ride.router].start(ride, self.now))
+
+    def _take(self, ride: Ride, route: Route) -> None:
+        """What its router decided. KV that is parked and no longer wanted goes with its lease."""
+        fetches = isinstance(route, Send) and route.leg is Leg.DECODE
+        if ride.parked_key and not fetches:
+            self._handovers.abandon(ride)
+        if isinstance(route, Send):
+            self._submit(ride, route.replica, route.leg)
+        else:
+            self._end(ride, route)
 
     def _submit(self, ride: Ride, name: str, leg: Leg) -> None:
         job, slo = ride.job, self.spec.classes[ride.job.class_name]
@@ -182,43 +163,59 @@ class Fleet:
         if leg is Leg.DECODE and self.spec.transfer_in_tpot:
             prompt, output = prompt + 1, output - 1
         objective = Objective(job.class_name, left_s, slo.tpot_s, slo.stall_s)
-        request = Request(str(ride.id), prompt, output, self.now, objective, job.block_hashes, leg)
-        ride.on = name
+        request = Request(ride.key, prompt, output, self.now, objective, job.block_hashes, leg)
+        ride.on, ride.leg = name, leg
+        engine = self.engines.get(name)
+        self.rides[request.id] = ride
+        if engine is None:
+            self.fail_leg(ride, Fault.UNREACHED)
+            return
         try:
-            self.engines[name].submit(request)
+            engine.submit(request)
         except TooLong:
+            del self.rides[request.id]
             self._end(ride, Outcome.REJECTED)
             return
-        self._rides[request.id] = ride
-        self._kick(name)
+        self.kick(name)
 
-    def _kick(self, name: str) -> None:
-        engine = self.engines[name]
-        while (request := engine.next_transfer()) is not None:
-            ride = self._rides[request.id]
-            self._push(self.now + engine.machine.transfer_s(ride.job.prompt_tokens), Kind.KV_ARRIVED, ride)
-        if engine.batch is None:
-            seconds = engine.begin(self.now)
-            if seconds is not None:
-                self._push(self.now + seconds, Kind.STEP_END, name)
+    def kick(self, name: str, *, turn: bool = False) -> None:
+        """Start what can start on a replica. `turn`: its loop came round, a step or a hand-over of its has ended."""
+        engine = self.engines.get(name)
+        if engine is None:
+            return
+        if engine.machine.spec.one_loop:
+            if not self._pull_alone(engine, turn):
+                return
+        else:
+            while (request := engine.next_transfer()) is not None:
+                self._handovers.pull(engine, request.id)
+        while engine.can_begin(self.now) and (seconds := engine.begin(self.now)) is not None:
+            self.timeline.at(self.now + seconds, partial(self._step_end, name), awaited=True)
+            if isinstance(engine, PipelinedReplica) and engine.next_start_s > self.now:
+                self.timeline.at(engine.next_start_s, partial(self.kick, name), awaited=True)
 
-    def _kv_arrived(self, ride: Ride) -> None:
-        self.engines[ride.prefilled_on].release(str(ride.id))
-        self.engines[ride.on].kv_arrived(str(ride.id))
-        self._kick(ride.prefilled_on)
-        self._kick(ride.on)
+    def _pull_alone(self, engine: Engine, turn: bool) -> bool:
+        """Start a hand-over of an engine that is one loop, if it is at that point; whether it may begin a step."""
+        if engine.pulling or (engine.batch is not None and not turn):
+            return False
+        request = engine.next_transfer()
+        if request is not None:
+            self._handovers.pull(engine, request.id, engine.drain_s(self.now))
+        return request is None
 
     def _step_end(self, name: str) -> None:
+        if name not in self.engines:
+            return
         emitted = self.engines[name].finish(self.now)
         self._note_tokens(emitted)
         for request in emitted.finished:
-            ride = self._rides.pop(request.id)
+            ride = self.rides.pop(request.id)
             if request.leg is Leg.PREFILL:
-                self._prefilled(ride)
+                self._prefilled(ride, request.id)
             else:
                 ride.course.output_tokens = ride.job.output_tokens
                 self._end(ride, Outcome.COMPLETED)
-        self._kick(name)
+        self.kick(name, turn=True)
 
     def _note_tokens(self, emitted: Emitted) -> None:
         if self.spec.record_gaps:
@@ -228,67 +225,53 @@ class Fleet:
                 continue
             tokens = request.emitted_tokens
             if tokens == 1:
-                ride = self._rides[request.id]
-                assert ride.flight is not None
-                self.ledger.first_token(ride.flight, self.now)
-                if ride.course.first_token_s is None:
-                    ride.course.first_token_s = self.now
+                self._begin(self.rides[request.id])
             elif tokens % LEDGER_EVERY_TOKENS == 0:
-                flight = self._rides[request.id].flight
-                assert flight is not None
-                self.ledger.tokens(flight, LEDGER_EVERY_TOKENS)
+                ride = self.rides[request.id]
+                assert ride.flight is not None
+                self.routers[ride.router].ledger.tokens(ride.flight, LEDGER_EVERY_TOKENS)
+
+    def _begin(self, ride: Ride) -> None:
+        """Its first token from a decode or mixed replica."""
+        assert ride.flight is not None
+        self.routers[ride.router].ledger.first_token(ride.flight, self.now)
+        if ride.course.first_token_s is None:
+            ride.course.first_token_s = self.now
+            if self._first_token is not None:
+                self._first_token(ride)
 
     def _note_gaps(self, emitted: Emitted) -> None:
         for request in emitted.tokens:
             if request.leg is not Leg.PREFILL:
-                ride = self._rides[request.id]
+                ride = self.rides[request.id]
                 if request.emitted_tokens > 1:
                     ride.gaps_s.append(self.now - ride.last_token_s)
                 ride.last_token_s = self.now
 
-    def _prefilled(self, ride: Ride) -> None:
+    def _prefilled(self, ride: Ride, key: str) -> None:
         """Leg 1 is over: the decode replica is chosen again, now that more is known."""
-        assert ride.flight is not None
-        self.ledger.prefilled(ride.flight, self.now)
-        ride.prefilled_on = ride.on
+        router = self.routers[ride.router]
+        router.prefilled(ride, self.now)
+        ride.prefilled_on, ride.parked_key = ride.on, key
         if self.spec.transfer_in_tpot:
             ride.course.first_token_s = self.now
             if ride.job.output_tokens == 1:
-                self.engines[ride.on].release(str(ride.id))
+                self.engines[ride.on].release(key)
+                ride.prefilled_on = ride.parked_key = ""
                 ride.course.output_tokens = 1
                 self._end(ride, Outcome.COMPLETED)
                 return
-        self.ledger.give_back_decode(ride.flight)
-        decode = self.picker.choose_decode(self.ledger, ride.flight.size, self.now)
-        if isinstance(decode, NoEndpoint):
-            self.engines[ride.on].release(str(ride.id))
-            self._end(ride, Outcome.NO_ENDPOINT)
-            return
-        self.ledger.decode_on(ride.flight, decode)
-        self._submit(ride, decode, Leg.DECODE)
+        self._take(ride, router.fetch(ride, self.now))
 
     def _end(self, ride: Ride, outcome: Outcome) -> None:
         ride.course.outcome = outcome
         ride.course.end_s = self.now
-        if outcome is Outcome.COMPLETED:
-            self.lengths.observe(ride.job.class_name, ride.course.output_tokens)
         self.outcomes[outcome] += 1
-        if ride.flight is not None:
-            self.ledger.end(ride.flight, self.now)
+        self.routers[ride.router].end(ride, self.now)
         self._stop = self._ended(ride) or self._stop
 
-    def _scrape(self) -> None:
-        """What the router learns from each engine's /metrics."""
-        for name, engine in self.engines.items():
-            model = engine.model
-            self.ledger.replicas[name].facts = Facts(
-                table=model.table,
-                mixed_scale=model.scale(Regime.MIXED),
-                mixed_offset_s=model.offset_s(Regime.MIXED),
-                decode_scale=model.scale(Regime.DECODE),
-                decode_offset_s=model.offset_s(Regime.DECODE),
-                token_budget=engine.budget_tokens or engine.view.limits.max_batched_tokens,
-                block_size=engine.view.kv.block_size,
-                kv_tokens=engine.capacity_tokens,
-                seen_at_s=self.now,
-            )
+    def _scrape(self, router: Router) -> None:
+        router.scrape(self.engines, self.now)
+        assert not self.rides or self.timeline.is_awaited, "rides wait, and nothing will ever happen to them"
+        if not self.is_over:
+            self.timeline.at(self.now + self.spec.scrape_every_s, partial(self._scrape, router))

@@ -1,0 +1,430 @@
+"""The autoscaler over real load: GPU-hours and attainment beside static fleets, an HPA, KEDA's rule and a clairvoyant.
+
+    python benchmarks/autoscale_replay.py [--quick] [--out build/autoscale-replay] [--workload NAME …]
+
+Production's router, batching policy, law and steward on the virtual clock, metrics as late as Prometheus has them (15 s
+scrapes, 60 s rates), cold starts. Load: the Azure conversation trace, and from each of six ServeGen days the hour with
+the steepest rise, rates scaled to the Azure trace's mean, lengths from the Azure trace; PACELINE_TRACES names the
+folder. Then 40 min of constant load, in which a law should not reverse. Exit code 1 where the law attains less than the
+target, saves less than 80 % of what the clairvoyant saves against the least static fleet, or reverses more than once in
+10 min of constant load. On 2 cores about 30 min, `--quick` 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from itertools import pairwise
+from math import inf
+from pathlib import Path
+from random import Random
+from statistics import fmean
+
+from paceline_api.slo import SLOClass, Verdict, judge
+from paceline_engine.sim.machine import MachineSpec
+from paceline_engine.sim.setup import ReplicaSpec
+from paceline_engine.tables import load_table
+from paceline_planner.sim.autoscaler import Autoscaler, Rhythm
+from paceline_planner.sim.fleet import Fleet, FleetSpec, Job, Ride
+from paceline_planner.sim.members import Members, PoolSpec, StartUp, first_engines
+from paceline_planner.sim.rivals import Clairvoyant, QueueHPA, RatioLaw, Static
+from paceline_planner.sim.telemetry import Telemetry
+from paceline_planner.traces import read
+from paceline_planner.workloads import Empirical
+from paceline_router.autoscale.decide import Pacer
+from paceline_router.autoscale.law import least_sizes
+from paceline_router.autoscale.signals import ClassSignals, EngineSignals, Lengths, PoolSignals, ServiceSignals
+from paceline_router.metrics import TOKEN_BOUNDS
+from paceline_router.scaling.steward import Law
+from paceline_router.state import Role
+from rich.console import Console
+from rich.table import Table
+
+TABLE, MODEL, TENSOR = "a100-sxm-80gb", "yi-34b", 2
+SLO = SLOClass("interactive", ttft_s=1.2, tpot_s=0.04, target_ratio=0.95)
+# Assumed: 30 s for the process and its CUDA graphs, and 68 GB of weights at 2 GB/s from a local disk.
+START = StartUp(64.0)
+POOL = PoolSpec("mixed", Role.MIXED, ReplicaSpec(MachineSpec(load_table(TABLE, MODEL, TENSOR))), START, TENSOR, 1, 24)
+RHYTHM = Rhythm()
+AZURE = "azure/AzureLLMInferenceTrace_conv.csv"
+SERVEGEN = "servegen/language_m-small"
+BIN_S, BINS, DAY_S = 600.0, 6, 86_400.0  # ServeGen's windows, those of an hour
+DAYS = range(6)  # of ServeGen's fourteen, the first six: none of their windows is missing
+RATE_OVER_S = 60.0  # a trace's "true" rate at a moment is over this long around it, the window of production's rates
+CONSTANT_S, CONSTANT_FROM_S, REVERSAL_S = 2400.0, 600.0, 600.0
+CONSTANT = "constant load"
+WAITING = 2.0  # requests in an engine's queue that the HPA aims at
+SAVED = 0.8
+LAWS = ("law", "clairvoyant", "HPA", "KEDA")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`rates` are (from, requests per second) as generated, empty for a trace. `onset_s`: of its steepest rise."""
+
+    name: str
+    duration_s: float
+    rates: tuple[tuple[float, float], ...] = ()
+    onset_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run. `burst`: the share of good requests from the onset until what was ordered for it is ready."""
+
+    load: str
+    seed: int
+    law: str
+    attainment: float
+    gpu_hours: float
+    sizes: tuple[tuple[float, int], ...]  # (when, replicas)
+    attained_by_minute: tuple[float | None, ...]
+    burst: float | None = None
+    burst_s: float | None = None
+    reversals: int = 0
+    blind_ticks: int = 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, half an hour of ServeGen, no rivals")
+    parser.add_argument("--out", type=Path, default=Path("build/autoscale-replay"))
+    parser.add_argument("--workload", action="append", help="only those whose name holds this")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    if not os.environ.get("PACELINE_TRACES"):
+        parser.error("set PACELINE_TRACES to the folder of traces (see CONTRIBUTING.md)")
+    args.out.mkdir(parents=True, exist_ok=True)
+    wanted = [x for x in loads() if not args.workload or any(w in x.name for w in args.workload)]
+    steady = constant(CONSTANT_S / 2 if args.quick else CONSTANT_S)
+    if args.quick:
+        wanted = [last_half(x) for x in wanted if x.rates][:1]
+    seeds = (1,) if args.quick else (1, 2, 3)
+    laws = LAWS[:2] if args.quick else LAWS
+    work = [(load, seed, law) for law in laws for load in wanted for seed in seeds]
+    work += [(steady, seed, law) for law in laws for seed in seeds]
+    with ProcessPoolExecutor(args.jobs) as pool:
+        static = [pool.submit(least_static, load, seed) for load in wanted for seed in seeds]
+        outcomes = list(pool.map(run, *zip(*work, strict=True)))
+        outcomes += [found for each in static for found in each.result()]
+    (args.out / "autoscale-replay.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+    console = Console(width=120)
+    missed = show(console, wanted, outcomes, laws)
+    draw(wanted, outcomes, args.out / "autoscale-replay.png")
+    for line in missed:
+        console.print(f"MISSED: {line}", style="bold red")
+    return 1 if missed else 0
+
+
+# --- load
+
+
+def traces() -> Path:
+    return Path(os.environ["PACELINE_TRACES"])
+
+
+@cache
+def azure() -> tuple[Job, ...]:
+    return tuple(Job(r.arrival_s, r.prompt_tokens, r.output_tokens, SLO.name) for r in read(traces() / AZURE))
+
+
+def azure_rps() -> float:
+    return len(azure()) / azure()[-1].arrival_s
+
+
+def loads() -> list[Load]:
+    """The trace, and the hours."""
+    return [Load("Azure conversation", azure()[-1].arrival_s), *(hour(day) for day in DAYS)]
+
+
+def constant(duration_s: float) -> Load:
+    return Load(CONSTANT, duration_s, ((0.0, azure_rps()),))
+
+
+def last_half(load: Load) -> Load:
+    """Of an hour."""
+    middle = load.duration_s / 2
+    rates = tuple((at - middle, rate) for at, rate in load.rates if at >= middle)
+    onset_s = load.onset_s - middle if load.onset_s is not None and load.onset_s >= middle else None
+    return Load(f"{load.name}, last half", middle, rates, onset_s)
+
+
+@cache
+def servegen_rates() -> tuple[float, ...]:
+    """Requests per second of each window of 600 s, summed over the clients that have a dataset file."""
+    total: dict[float, float] = {}
+    for dataset in sorted((traces() / SERVEGEN).glob("chunk-*-dataset.json")):
+        with open(dataset.with_name(dataset.name.replace("dataset.json", "trace.csv"))) as file:
+            for row in csv.reader(file):
+                total[float(row[0])] = total.get(float(row[0]), 0.0) + float(row[1] or 0.0)
+    return tuple(total[at] for at in sorted(total))
+
+
+def hour(day: int) -> Load:
+    """The six windows of a day whose last is furthest above their first; a window of 0 is one that is missing."""
+    per_day = int(DAY_S / BIN_S)
+    rates = servegen_rates()[day * per_day : (day + 1) * per_day]
+    whole = [i for i in range(per_day - BINS + 1) if all(rates[i : i + BINS])]
+    first = max(whole, key=lambda i: rates[i + BINS - 1] - rates[i])
+    found = rates[first : first + BINS]
+    factor = azure_rps() / fmean(found)
+    scaled = tuple((i * BIN_S, rate * factor) for i, rate in enumerate(found))
+    onset = max(pairwise(scaled), key=lambda pair: pair[1][1] - pair[0][1])[1][0]
+    return Load(f"ServeGen day {day + 1}, {first / 6:04.1f} h", BINS * BIN_S, scaled, onset)
+
+
+def jobs(load: Load, seed: int) -> Iterator[Job]:
+    """The trace as it is; or Poisson arrivals at the hour's rates, with lengths drawn from the trace."""
+    if not load.rates:
+        yield from azure()
+        return
+    arrivals, lengths = Random(f"{seed}/{load.name}/arrivals"), Random(f"{seed}/{load.name}/lengths")
+    source = Empirical([(job.prompt_tokens, job.output_tokens) for job in azure()])
+    ends = [*(start for start, _ in load.rates[1:]), load.duration_s]
+    for (at, rate), end in zip(load.rates, ends, strict=True):
+        while (at := at + arrivals.expovariate(rate)) < end:
+            yield Job(at, *source.draw(lengths), SLO.name)
+
+
+def peak_rps(load: Load, start_s: float, end_s: float) -> Mapping[str, float]:
+    """The highest true rate in between."""
+    if load.rates:
+        ends = [*(at for at, _ in load.rates[1:]), inf]
+        rate = max(r for (at, r), end in zip(load.rates, ends, strict=True) if at <= end_s and end > start_s)
+        return {SLO.name: rate}
+    counts = trace_rates()
+    return {SLO.name: max(counts[int(start_s // 10) : int(end_s // 10) + 1], default=0.0)}
+
+
+@cache
+def trace_rates() -> tuple[float, ...]:
+    """The trace's rate around the middle of each 10 s."""
+    steps = int(azure()[-1].arrival_s // 10) + 1
+    tens = [0] * steps
+    for job in azure():
+        tens[int(job.arrival_s // 10)] += 1
+    half = int(RATE_OVER_S // 20)
+    spans = [tens[max(i - half, 0) : i + half] for i in range(steps)]
+    return tuple(sum(span) / (10 * max(len(span), 1)) for span in spans)
+
+
+# --- what the law knows beforehand
+
+
+@cache
+def known() -> ServiceSignals:
+    """Lengths of the trace, and what two engines have fitted after a minute of it."""
+    prompts, outputs = [j.prompt_tokens for j in azure()], [j.output_tokens for j in azure()]
+    load = ClassSignals(SLO, 0.0, histogram(prompts), histogram(outputs))
+    small = Fleet(FleetSpec(first_engines([POOL], {POOL.name: 2}), {SLO.name: SLO}), 7, lambda ride: False)
+    small.run(jobs(Load("known", 60.0, ((0.0, 2.0),)), 7))
+    facts = [replica.facts for replica in small.ledger.replicas.values()]
+    engine = EngineSignals(
+        POOL.replica.machine.table,
+        fmean(f.mixed_scale for f in facts),
+        fmean(f.mixed_offset_s for f in facts),
+        fmean(f.decode_scale for f in facts),
+        fmean(f.decode_offset_s for f in facts),
+    )
+    pool = PoolSignals(POOL.name, POOL.role, POOL.gpus, 1, 1, POOL.least, POOL.most, engine)
+    return ServiceSignals((load,), (pool,), 60.0)
+
+
+def histogram(tokens: Sequence[int]) -> Lengths:
+    shares = [sum(t <= bound for t in tokens) / len(tokens) for bound in TOKEN_BOUNDS]
+    steps = (shares[0], *(b - a for a, b in pairwise(shares)))
+    return Lengths(fmean(tokens), tuple(zip(TOKEN_BOUNDS, steps, strict=True)))
+
+
+def needed(rate_rps: float) -> int:
+    """Production's law's least replicas."""
+    signals = known()
+    load = replace(signals.classes[0], arrivals_rps=rate_rps)
+    return least_sizes(replace(signals, classes=(load,))).sizes[POOL.name]
+
+
+# --- runs
+
+
+def run(load: Load, seed: int, law: str, replicas: int | None = None) -> Outcome:
+    """One law over one load; it starts with what the clairvoyant would, unless `replicas` are given."""
+    ahead_s = START.mean_s * (1 + START.spread_ratio) + RHYTHM.interval_s
+    first = replicas or needed(peak_rps(load, 0.0, ahead_s)[SLO.name])
+    telemetry = Telemetry({SLO.name: SLO}, RHYTHM.scrape_s)
+    rides: list[Ride] = []
+
+    def ended(ride: Ride) -> bool:
+        telemetry.ended(ride)
+        rides.append(ride)
+        return False
+
+    spec = FleetSpec(first_engines([POOL], {POOL.name: first}), {SLO.name: SLO})
+    fleet = Fleet(spec, seed, ended, telemetry.arrived, telemetry.first_token)
+    members = Members(fleet, [POOL], Random(f"{seed}/starts"))
+
+    def waiting(pool: str) -> float:
+        return telemetry.samples[-1].waiting.get(pool, 0.0)
+
+    def ratio(now: float) -> float | None:
+        ttft, tpot = telemetry.p90("ttft", SLO.name, now), telemetry.p90("tpot", SLO.name, now)
+        return None if ttft is None or tpot is None else max(ttft / SLO.ttft_s, tpot / SLO.tpot_s)
+
+    makers: Mapping[str, Callable[[float], Law]] = {
+        "law": Pacer,
+        "static": Static,
+        "HPA": lambda window_s: QueueHPA(window_s, waiting, WAITING),
+        "KEDA": lambda window_s: RatioLaw(window_s, ratio),
+        "clairvoyant": lambda window_s: Clairvoyant(window_s, known(), partial(peak_rps, load), ahead_s),
+    }
+    scaler = Autoscaler(fleet, members, telemetry, {SLO.name: SLO}, Random(f"{seed}/ticks"), RHYTHM, makers[law])
+    fleet.run(jobs(load, seed))
+    fleet.check()
+    sizes = [(0.0, first), *((r.at_s, r.change.after) for r in scaler.resized if r.at_s < load.duration_s)]
+    burst, burst_s = _burst(load, members, rides)
+    return Outcome(
+        load.name,
+        seed,
+        law if replicas is None else f"static {replicas}",
+        _good(rides),
+        members.gpu_seconds(load.duration_s) / 3600,
+        tuple(sizes),
+        tuple(_by_minute(rides, load.duration_s)),
+        burst,
+        burst_s,
+        _reversals(sizes),
+        scaler.blind_ticks,
+    )
+
+
+def least_static(load: Load, seed: int) -> list[Outcome]:
+    """The static fleets around the least that holds the target; the last is that one."""
+    tried: dict[int, Outcome] = {}
+
+    def holds(n: int) -> bool:
+        if n not in tried:
+            tried[n] = run(load, seed, "static", n)
+        return tried[n].attainment >= SLO.target_ratio
+
+    n = needed(azure_rps())
+    while not holds(n):
+        n += 1
+    while n > 1 and holds(n - 1):
+        n -= 1
+    return [replace(tried[n], law="static")]
+
+
+def _good(rides: Sequence[Ride]) -> float:
+    verdicts = [judge(SLO, ride.course, ride.course.end_s or 0.0) for ride in rides]
+    decided = [v for v in verdicts if v is not None]
+    return sum(v is Verdict.GOOD for v in decided) / max(len(decided), 1)
+
+
+def _by_minute(rides: Sequence[Ride], duration_s: float) -> Iterator[float | None]:
+    by: dict[int, list[Ride]] = {}
+    for ride in rides:
+        by.setdefault(int(ride.course.arrival_s // 60), []).append(ride)
+    for minute in range(int(duration_s // 60) + 1):
+        yield _good(by[minute]) if minute in by else None
+
+
+def _burst(load: Load, members: Members, rides: Sequence[Ride]) -> tuple[float | None, float | None]:
+    """From the onset until the last replica that was ordered in the 5 min after it is ready; else for a start-up."""
+    if load.onset_s is None:
+        return None, None
+    ordered = [pod for pod in members.pods if load.onset_s <= pod.ordered_s <= load.onset_s + 300]
+    until = max((pod.ready_s for pod in ordered if pod.ready_s < inf), default=load.onset_s + START.mean_s)
+    return _good([r for r in rides if load.onset_s <= r.course.arrival_s < until]), until - load.onset_s
+
+
+def _reversals(sizes: Sequence[tuple[float, int]]) -> int:
+    """The most changes of direction within any 10 min, once settled."""
+    turns = []
+    moves = [(at, after - before) for (_, before), (at, after) in pairwise(sizes) if after != before]
+    for (_, one), (at, other) in pairwise(moves):
+        if one * other < 0 and at >= CONSTANT_FROM_S:
+            turns.append(at)
+    return max((sum(at <= t < at + REVERSAL_S for t in turns) for at in turns), default=0)
+
+
+# --- results
+
+
+def show(console: Console, wanted: Sequence[Load], outcomes: Sequence[Outcome], laws: Sequence[str]) -> list[str]:
+    """The tables; what the law misses."""
+    rows = Table(title=f"{MODEL}, tensor {TENSOR}, on {TABLE}: attainment % / GPU-hours, mean of seeds — SIMULATED")
+    for column in ("load", "static", *laws, "saved by law", "of clairvoyant's", "burst: law", "clairvoyant"):
+        rows.add_column(column, justify="left" if column == "load" else "right")
+    missed = []
+    for load in wanted:
+        means = {law: [o for o in outcomes if (o.load, o.law) == (load.name, law)] for law in ("static", *laws)}
+        hours = {law: fmean(o.gpu_hours for o in found) for law, found in means.items()}
+        attained = {law: 100 * fmean(o.attainment for o in found) for law, found in means.items()}
+        saved = hours["static"] - hours["law"]
+        possible = hours["static"] - hours["clairvoyant"]
+        share = f"{100 * saved / possible:.0f} %" if possible > 0 else "–"
+        bursts = [_mean_burst(means[law]) for law in ("law", "clairvoyant")]
+        cells = [f"{attained[law]:.1f} / {hours[law]:.1f}" for law in ("static", *laws)]
+        rows.add_row(load.name, *cells, f"{100 * saved / hours['static']:.0f} %", share, *bursts)
+        if attained["law"] < 100 * SLO.target_ratio:
+            missed.append(f"{load.name}: the law attains {attained['law']:.1f} %")
+        if saved < SAVED * possible:
+            missed.append(f"{load.name}: the law saves {saved:.1f} GPU-hours, the clairvoyant {possible:.1f}")
+    console.print(rows)
+    steady = Table(title="constant load: attainment %, GPU-hours, most reversals within 10 min")
+    for column in ("", *laws):
+        steady.add_column(column, justify="left" if not column else "right")
+    found = {law: [o for o in outcomes if (o.load, o.law) == (CONSTANT, law)] for law in laws}
+    steady.add_row("attainment", *(f"{100 * fmean(o.attainment for o in f):.1f}" for f in found.values()))
+    steady.add_row("GPU-hours", *(f"{fmean(o.gpu_hours for o in f):.1f}" for f in found.values()))
+    steady.add_row("reversals", *(str(max(o.reversals for o in f)) for f in found.values()))
+    console.print(steady)
+    most = max(o.reversals for o in found["law"])
+    return [*missed, *([f"{most} reversals within 10 min at constant load"] if most > 1 else [])]
+
+
+def _mean_burst(found: Sequence[Outcome]) -> str:
+    with_burst = [o for o in found if o.burst is not None and o.burst_s is not None]
+    if not with_burst:
+        return "–"
+    good, seconds = fmean(o.burst or 0.0 for o in with_burst), fmean(o.burst_s or 0.0 for o in with_burst)
+    return f"{100 * good:.0f} % over {seconds:.0f} s"
+
+
+def draw(wanted: Sequence[Load], outcomes: Sequence[Outcome], path: Path) -> None:
+    """For each load the sizes over time, and attainment by minute, of the first seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, len(wanted), figsize=(3.6 * len(wanted), 5), layout="constrained", squeeze=False)
+    for column, load in enumerate(wanted):
+        above, below = axes[0][column], axes[1][column]
+        for o in (o for o in outcomes if o.load == load.name and o.seed == 1):
+            times = [at / 60 for at, _ in o.sizes] + [load.duration_s / 60]
+            counts = [n for _, n in o.sizes]
+            above.step(times, [*counts, counts[-1]], where="post", label=o.law, linewidth=1)
+            if o.law in ("law", "clairvoyant"):
+                below.plot([100 * (a if a is not None else 1) for a in o.attained_by_minute], label=o.law, linewidth=1)
+        rates = [peak_rps(load, 60.0 * m, 60.0 * m + 1)[SLO.name] for m in range(int(load.duration_s // 60))]
+        above.plot(rates, color="grey", linewidth=0.7, linestyle=":", label="requests/s")
+        above.set(title=load.name, ylim=(0, None))
+        below.axhline(100 * SLO.target_ratio, color="grey", linewidth=0.7)
+        below.set(xlabel="minute", ylim=(0, 102))
+    axes[0][0].set_ylabel("replicas")
+    axes[1][0].set_ylabel("attainment by minute, %")
+    axes[0][0].legend(fontsize=7)
+    figure.suptitle(f"{MODEL} on {TENSOR} × {TABLE}\nSIMULATED, virtual clock", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

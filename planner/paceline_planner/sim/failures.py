@@ -1,0 +1,33 @@
+"""Replicas that die while a fleet runs: what was on them is lost, and each request goes where production sends it.
+
+The process is gone at once, so that its connections break; a router learns of it by the first of them. Invariant: the
+rides of a dead replica end, or run elsewhere; nobody waits for it. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from paceline_router.attempts import Fault
+
+from paceline_planner.sim.fleet import Fleet
+from paceline_planner.sim.members import Members
+
+
+def kill_at(when_s: float, members: Members, name: str) -> None:
+    """Have a replica die at that moment, if it is ready then; its pool orders another."""
+    members.fleet.timeline.at(when_s, partial(_kill, members, name))
+
+
+def _kill(members: Members, name: str) -> None:
+    fleet: Fleet = members.fleet
+    if name not in fleet.engines:
+        return
+    rides = fleet.remove(name)
+    members.lost(name)
+    for ride in rides:
+        if ride.on == name:
+            fleet.fail_leg(ride, Fault.LOST)
+        else:  # its KV was here, and the engine that wants it says so
+            fleet.engines[ride.on].abort(ride.key)
+            fleet.fail_leg(ride, Fault.ERRORED)

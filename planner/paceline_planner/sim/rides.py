@@ -1,0 +1,94 @@
+"""What a simulated fleet is made of and what it serves: jobs, engines, and the record of each request's way.
+
+Values, and one record a request that fleet and router write to. Times are seconds, lengths tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from paceline_api.slo import Course, SLOClass
+from paceline_engine.request import Leg
+from paceline_engine.sim.setup import ReplicaSpec
+from paceline_router.state import Flight, Role, Size
+
+NOTHING = Size(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request of a workload; `block_hashes` name its full prompt blocks, empty without prefix caching."""
+
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    class_name: str
+    block_hashes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """One replica of the fleet."""
+
+    name: str
+    role: Role
+    spec: ReplicaSpec
+    gpus: int = 1
+    pool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSpec:
+    """`transfer_in_tpot`: DistServe's way of counting, where the prefill's token is the first one (DESIGN §1).
+
+    `max_context_tokens`: longer requests are rejected, as an engine does; None: whatever fits the KV cache is served.
+    `record_gaps`: rides keep the times between their tokens, which costs a tenth of the speed.
+    `front_s`: from a client's send until the fleet knows of the request (connection, HTTP, tokenising); in TTFT.
+    `routers` share the arrivals at random; each knows only what it sent itself, and scrapes at its own moments.
+    `kv_failure_ratio` of the KV transfers fail, known after `kv_timeout_s`; `recompute` is kvTransfer.onFailure.
+    """
+
+    engines: tuple[EngineSpec, ...]
+    classes: Mapping[str, SLOClass]
+    router_policy: str = "least-predicted-ttft"
+    transfer_in_tpot: bool = False
+    max_context_tokens: int | None = None
+    record_gaps: bool = False
+    front_s: float = 0.0
+    routers: int = 1
+    scrape_every_s: float = 1.0
+    kv_failure_ratio: float = 0.0
+    kv_timeout_s: float = 5.0
+    recompute: bool = True
+
+    @property
+    def gpus(self) -> int:
+        return sum(e.gpus for e in self.engines)
+
+
+@dataclass(slots=True, eq=False)
+class Ride:
+    """A job on its way, and at its end the record of it. `router` is the index of the one that has it."""
+
+    id: int
+    job: Job
+    course: Course
+    router: int = 0
+    size: Size = NOTHING
+    flight: Flight | None = None
+    on: str = ""  # the replica that has its current leg
+    leg: Leg = Leg.WHOLE
+    prefilled_on: str = ""  # where its KV is parked
+    parked_key: str = ""
+    parked_at_s: float | None = None
+    failures: int = 0
+    prefill_failures: int = 0
+    avoid: frozenset[str] = frozenset()
+    last_token_s: float = 0.0
+    gaps_s: list[float] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """What engines know the current leg by: another one after each failure."""
+        return f"{self.id}/{self.failures}" if self.failures else str(self.id)
