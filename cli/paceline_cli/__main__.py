@@ -17,6 +17,7 @@ COMMANDS = {  # subcommand, which is its module's name too → its line in the h
     "up": "start the fleet of an LLMService file on this machine and serve it",
     "replay": "offer a workload to a URL as real streaming HTTP and report goodput",
     "simulate": "serve a workload with an LLMService file's fleet on a virtual clock and report goodput",
+    "calibrate": "measure a model on a GPU and write the step-time table that Paceline plans with",
     "status": "show what runs for a service in a cluster, held to which objective, and why it is not ready",
     "crds": "print the CustomResourceDefinitions",
 }
