@@ -36,6 +36,10 @@ bench-autoscale: $(VENV)/.dev ## Real load (PACELINE_TRACES) under the law, stat
 bench-measured-runs: $(VENV)/.dev ## Real A100 runs of DistServe and vLLM beside their replay (PACELINE_TRACES names the folder); seconds
 	@$(BIN)/python benchmarks/measured_runs.py
 
+.PHONY: bench-roofline
+bench-roofline: $(VENV)/.dev ## Rooflines beside the calibration grid (PACELINE_TRACES), models and GPUs left out of their fit; seconds
+	@$(BIN)/python benchmarks/roofline.py
+
 .PHONY: bench-sim
 bench-sim: $(VENV)/.runtime ## 64 simulated engines in one process at 0.25 requests/s each: fails unless its report is valid
 	@REQUIRE_VALID=1 examples/run.sh fleet-64 build/fleet-64 --synthetic chat --rate 16 --duration 120
