@@ -3,129 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-import uvloop
-from paceline_engine.http1 import Call, ClientError, ClientPool, ErrorKind, Exchange, Header, Server, fetch, serve
-
-_Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(20):
-            await main()
-
-    uvloop.run(bounded())
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 (what is waited for tells nobody)
-        await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def _serving(handler: Callable[[Exchange], None], **over: Any) -> AsyncIterator[tuple[Server, ClientPool]]:
-    server = await serve(handler, "127.0.0.1", 0)
-    pool = ClientPool("127.0.0.1", server.port, **over)
-    try:
-        yield server, pool
-    finally:
-        pool.close()
-        await server.close()
-
-
-@asynccontextmanager
-async def _scripted(*scripts: _Script, **over: Any) -> AsyncIterator[ClientPool]:
-    """A raw server whose n-th connection runs the n-th script (the last one for all that follow)."""
-    started = 0
-
-    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal started
-        script = scripts[min(started, len(scripts) - 1)]
-        started += 1
-        try:
-            await script(reader, writer)
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(run, "127.0.0.1", 0)
-    pool = ClientPool("127.0.0.1", server.sockets[0].getsockname()[1], **over)
-    try:
-        yield pool
-    finally:
-        pool.close()
-        server.close()
-        await asyncio.sleep(0.01)
-
-
-def _answering(*answers: bytes) -> _Script:
-    """Reads one request for each answer, sends it, then closes."""
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for answer in answers:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            await writer.drain()
-
-    return script
-
-
-async def _stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-
-
-class _Log:
-    """Listener that notes what it hears."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-        self.body = bytearray()
-        self.error: ClientError | None = None
-        self.first_piece = asyncio.Event()
-        self.over = asyncio.Event()
-
-    def on_head(self, status: int, headers: list[Header]) -> None:
-        self.heard.append(f"head {status}")
-
-    def on_body(self, data: bytes) -> None:
-        self.body += data
-        self.first_piece.set()
-
-    def on_end(self) -> None:
-        self.heard.append("end")
-        self.over.set()
-
-    def on_error(self, error: ClientError) -> None:
-        self.heard.append(f"error {error.kind}")
-        self.error = error
-        self.over.set()
-
-
-def _get(pool: ClientPool, log: _Log) -> Call:
-    return pool.request(b"GET", b"/", (), b"", log)
-
-
-def _echo(exchange: Exchange) -> None:
-    exchange.respond(200, exchange.body, headers=[(b"x-method", exchange.method.encode())])
+from http1_calls import Log, answering, echo, get, run, scripted, serving, stay_silent
+from paceline_engine.http1 import ClientError, ClientPool, ErrorKind, Exchange, Header, fetch
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"x" * (5 * 2**20)], ids=["empty", "small", "5 MiB"])
 def test_what_is_sent_comes_back(body: bytes) -> None:
     async def main() -> None:
-        async with _serving(_echo) as (server, pool):
+        async with serving(echo) as (server, pool):
             for _ in range(3):
                 response = await fetch(pool, b"POST", b"/x", body=body, timeout_s=5)
                 assert (response.status, response.body) == (200, body)
                 assert response.header(b"x-method") == b"POST"
             assert (server.open_connections, pool.idle, pool.in_flight) == (1, 1, 0)
 
-    _run(main)
+    run(main)
 
 
 @pytest.mark.parametrize(
@@ -152,10 +46,10 @@ def test_what_is_sent_comes_back(body: bytes) -> None:
 )
 def test_answers_are_read_however_they_are_framed(answer: bytes, body: bytes) -> None:
     async def main() -> None:
-        async with _scripted(_answering(answer)) as pool:
+        async with scripted(answering(answer)) as pool:
             assert (await fetch(pool, b"GET", b"/", timeout_s=5)).body == body
 
-    _run(main)
+    run(main)
 
 
 _CUT_SHORT: list[tuple[str, bytes, ErrorKind, list[str]]] = [
@@ -199,80 +93,27 @@ _CUT_SHORT: list[tuple[str, bytes, ErrorKind, list[str]]] = [
 )
 def test_a_broken_answer_is_one_error(answer: bytes, kind: ErrorKind, before: list[str]) -> None:
     async def main() -> None:
-        async with _scripted(_answering(answer)) as pool:
-            log = _Log()
-            _get(pool, log)
+        async with scripted(answering(answer)) as pool:
+            log = Log()
+            get(pool, log)
             await log.over.wait()
             await asyncio.sleep(0.01)
             assert log.heard == [*before, f"error {kind}"]
             assert (pool.idle, pool.in_flight) == (0, 0)
 
-    _run(main)
-
-
-_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-
-def test_a_reused_connection_found_closed_is_replaced_once() -> None:
-    async def main() -> None:
-        async def answer_then_drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await _answering(_OK)(reader, writer)
-            await reader.readuntil(b"\r\n\r\n")  # the second request, closed without a byte
-
-        async with _scripted(answer_then_drop, _answering(_OK)) as pool:
-            for _ in range(2):
-                assert (await fetch(pool, b"POST", b"/", body=b"", timeout_s=5)).body == b"ok"
-
-    _run(main)
-
-
-def test_a_second_failure_is_reported_as_sent() -> None:
-    async def main() -> None:
-        async def answer_then_drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await _answering(_OK)(reader, writer)
-            await reader.readuntil(b"\r\n\r\n")
-
-        async with _scripted(answer_then_drop, _answering(b"")) as pool:
-            await fetch(pool, b"GET", b"/", timeout_s=5)
-            with pytest.raises(ClientError) as failure:
-                await fetch(pool, b"GET", b"/", timeout_s=5)
-            assert failure.value.kind is ErrorKind.SENT
-
-    _run(main)
-
-
-def test_an_answer_begun_on_a_reused_connection_is_not_asked_for_again() -> None:
-    async def main() -> None:
-        async with _scripted(_answering(_OK, b"HTTP/1.1 2"), _answering(_OK)) as pool:
-            await fetch(pool, b"GET", b"/", timeout_s=5)
-            with pytest.raises(ClientError) as failure:
-                await fetch(pool, b"GET", b"/", timeout_s=5)
-            assert failure.value.kind is ErrorKind.PARTIAL
-
-    _run(main)
-
-
-def test_bytes_that_nobody_asked_for_close_an_idle_connection() -> None:
-    async def main() -> None:
-        async with _scripted(_answering(_OK + _OK), _answering(_OK)) as pool:
-            for _ in range(2):
-                response = await fetch(pool, b"GET", b"/", timeout_s=5)
-                assert (response.headers, response.body) == ([(b"content-length", b"2")], b"ok")
-            await _until(lambda: pool.idle == 0)
-
-    _run(main)
+    run(main)
 
 
 def test_nobody_listens() -> None:
     async def main() -> None:
-        async with _serving(_echo) as (server, pool):
+        async with serving(echo) as (server, pool):
             await server.close()
             with pytest.raises(ClientError) as failure:
                 await fetch(pool, b"GET", b"/", timeout_s=5)
             assert failure.value.kind is ErrorKind.CONNECT
             assert pool.in_flight == 0
 
-    _run(main)
+    run(main)
 
 
 def test_a_name_that_cannot_be_resolved() -> None:
@@ -282,17 +123,17 @@ def test_a_name_that_cannot_be_resolved() -> None:
             await fetch(pool, b"GET", b"/", timeout_s=5)
         assert failure.value.kind is ErrorKind.CONNECT
 
-    _run(main)
+    run(main)
 
 
 def test_a_silent_server_times_out() -> None:
     async def main() -> None:
-        async with _scripted(_stay_silent, head_timeout_s=0.05) as pool:
+        async with scripted(stay_silent, head_timeout_s=0.05) as pool:
             with pytest.raises(ClientError) as failure:
                 await fetch(pool, b"GET", b"/", timeout_s=5)
             assert failure.value.kind is ErrorKind.TIMEOUT_HEAD
 
-    _run(main)
+    run(main)
 
 
 def test_an_answer_that_stops_times_out_and_a_slow_one_does_not() -> None:
@@ -305,14 +146,14 @@ def test_an_answer_that_stops_times_out_and_a_slow_one_does_not() -> None:
         await reader.read()
 
     async def main() -> None:
-        async with _scripted(drip, body_idle_timeout_s=0.1) as pool:
-            log = _Log()
-            _get(pool, log)
+        async with scripted(drip, body_idle_timeout_s=0.1) as pool:
+            log = Log()
+            get(pool, log)
             await log.over.wait()
             assert log.body == b"aaaa"
             assert log.heard == ["head 200", f"error {ErrorKind.TIMEOUT_IDLE}"]
 
-    _run(main)
+    run(main)
 
 
 def test_fetch_gives_up_in_time_and_leaves_nothing() -> None:
@@ -322,23 +163,23 @@ def test_fetch_gives_up_in_time_and_leaves_nothing() -> None:
         def handler(exchange: Exchange) -> None:
             exchange.on_gone = gone.set
 
-        async with _serving(handler) as (_, pool):
+        async with serving(handler) as (_, pool):
             with pytest.raises(TimeoutError):
                 await fetch(pool, b"GET", b"/", timeout_s=0.05)
             await gone.wait()
             assert (pool.in_flight, pool.idle) == (0, 0)
 
-    _run(main)
+    run(main)
 
 
 def test_fetch_bounds_the_answer() -> None:
     async def main() -> None:
-        async with _serving(lambda exchange: exchange.respond(200, b"x" * 1000)) as (_, pool):
+        async with serving(lambda exchange: exchange.respond(200, b"x" * 1000)) as (_, pool):
             with pytest.raises(ClientError):
                 await fetch(pool, b"GET", b"/", timeout_s=5, max_body_bytes=999)
             assert pool.in_flight == 0
 
-    _run(main)
+    run(main)
 
 
 def _stream_for_ever(exchange: Exchange) -> None:
@@ -354,9 +195,9 @@ def test_an_aborted_call_is_noticed_by_the_server_and_heard_of_no_more() -> None
             exchange.on_gone = gone.set
             _stream_for_ever(exchange)
 
-        async with _serving(handler) as (_, pool):
-            log = _Log()
-            call = _get(pool, log)
+        async with serving(handler) as (_, pool):
+            log = Log()
+            call = get(pool, log)
             await log.first_piece.wait()
             call.abort()
             call.abort()
@@ -364,20 +205,7 @@ def test_an_aborted_call_is_noticed_by_the_server_and_heard_of_no_more() -> None
             assert log.heard == ["head 200"]
             assert pool.in_flight == 0
 
-    _run(main)
-
-
-def test_a_call_aborted_while_connecting_leaves_a_usable_connection() -> None:
-    async def main() -> None:
-        async with _serving(_echo) as (server, pool):
-            log = _Log()
-            _get(pool, log).abort()
-            await _until(lambda: pool.idle > 0)
-            assert log.heard == []
-            assert (await fetch(pool, b"GET", b"/", timeout_s=5)).status == 200
-            assert server.open_connections == 1
-
-    _run(main)
+    run(main)
 
 
 def test_a_streamed_answer_that_the_server_aborts_is_partial() -> None:
@@ -386,14 +214,14 @@ def test_a_streamed_answer_that_the_server_aborts_is_partial() -> None:
             _stream_for_ever(exchange)
             asyncio.get_running_loop().call_later(0.01, exchange.abort)
 
-        async with _serving(handler) as (_, pool):
-            log = _Log()
-            _get(pool, log)
+        async with serving(handler) as (_, pool):
+            log = Log()
+            get(pool, log)
             await log.over.wait()
             assert log.body == b"data: a\n\n"
             assert log.heard == ["head 200", f"error {ErrorKind.PARTIAL}"]
 
-    _run(main)
+    run(main)
 
 
 def test_a_paused_call_holds_the_server_back() -> None:
@@ -418,9 +246,9 @@ def test_a_paused_call_holds_the_server_back() -> None:
             exchange.start(200)
             pump()
 
-        async with _serving(handler, body_idle_timeout_s=0.2) as (_, pool):
-            log = _Log()
-            call = _get(pool, log)
+        async with serving(handler, body_idle_timeout_s=0.2) as (_, pool):
+            log = Log()
+            call = get(pool, log)
             await log.first_piece.wait()
             call.pause()
             await blocked.wait()
@@ -433,124 +261,51 @@ def test_a_paused_call_holds_the_server_back() -> None:
             assert len(log.body) == total * 2**18
             assert (await fetch(pool, b"GET", b"/", timeout_s=5)).status == 200
 
-    _run(main)
-
-
-def test_idle_connections_are_reused_last_in_first_out_and_bounded() -> None:
-    async def main() -> None:
-        async with _serving(_echo, max_idle=2) as (server, pool):
-            await asyncio.gather(*(fetch(pool, b"GET", b"/", timeout_s=5) for _ in range(5)))
-            assert pool.idle == 2
-            await _until(lambda: server.open_connections <= 2)
-            for _ in range(4):
-                await fetch(pool, b"GET", b"/", timeout_s=5)
-            assert server.open_connections == 2
-
-    _run(main)
-
-
-def test_an_idle_connection_is_closed_after_its_time() -> None:
-    async def main() -> None:
-        async with _serving(_echo, idle_timeout_s=0.03) as (server, pool):
-            await fetch(pool, b"GET", b"/", timeout_s=5)
-            await _until(lambda: not server.open_connections)
-            assert pool.idle == 0
-
-    _run(main)
-
-
-def test_a_closed_pool_lets_calls_end_and_takes_no_more() -> None:
-    held: list[Exchange] = []
-
-    async def main() -> None:
-        async with _serving(held.append) as (server, pool):
-            log = _Log()
-            _get(pool, log)
-            await _until(lambda: bool(held))
-            pool.close()
-            with pytest.raises(RuntimeError):
-                _get(pool, _Log())
-            held[0].respond(200)
-            await log.over.wait()
-            assert log.heard == ["head 200", "end"]
-            await _until(lambda: not server.open_connections)
-
-    _run(main)
-
-
-def test_neither_side_leaves_cycles_for_the_collector() -> None:
-    class Relay(_Log):
-        call: Call
-        exchange: Exchange
-
-        def on_end(self) -> None:
-            self.exchange.respond(200)
-
-    async def main() -> None:
-        async with _serving(_echo) as (_, upstream):
-            alive: list[weakref.ref[Relay]] = []
-
-            def relay(exchange: Exchange) -> None:
-                listener = Relay()
-                listener.exchange = exchange
-                listener.call = upstream.request(b"GET", b"/", (), b"", listener)
-                exchange.on_gone = listener.call.abort
-                alive.append(weakref.ref(listener))
-
-            async with _serving(relay) as (_, pool):
-                for _ in range(3):
-                    await fetch(pool, b"GET", b"/", timeout_s=5)
-            assert [ref() for ref in alive] == [None] * 3
-
-    gc.disable()
-    try:
-        _run(main)
-    finally:
-        gc.enable()
+    run(main)
 
 
 def test_a_head_request_has_no_body() -> None:
     async def main() -> None:
-        async with _serving(lambda exchange: exchange.respond(200, b"body")) as (_, pool):
+        async with serving(lambda exchange: exchange.respond(200, b"body")) as (_, pool):
             response = await fetch(pool, b"HEAD", b"/", timeout_s=5)
             assert (response.status, response.body, response.header(b"content-length")) == (200, b"", b"4")
             assert (await fetch(pool, b"GET", b"/", timeout_s=5)).body == b"body"
 
-    _run(main)
+    run(main)
 
 
 def test_a_header_with_a_line_break_is_never_sent() -> None:
     async def main() -> None:
-        async with _serving(_echo) as (_, pool):
+        async with serving(echo) as (_, pool):
             with pytest.raises(ValueError):
-                pool.request(b"GET", b"/", [(b"x", b"a\r\nb: c")], b"", _Log())
+                pool.request(b"GET", b"/", [(b"x", b"a\r\nb: c")], b"", Log())
             assert pool.in_flight == 0
 
-    _run(main)
+    run(main)
 
 
 def test_a_listener_that_fails_ends_its_call(caplog: pytest.LogCaptureFixture) -> None:
-    class Failing(_Log):
+    class Failing(Log):
         def on_head(self, status: int, headers: list[Header]) -> None:
             raise RuntimeError("bug")
 
     async def main() -> None:
-        async with _serving(_echo) as (_, pool):
+        async with serving(echo) as (_, pool):
             log = Failing()
-            _get(pool, log)
+            get(pool, log)
             await log.over.wait()
             assert log.heard == [f"error {ErrorKind.PROTOCOL}"]
             assert pool.in_flight == 0
 
-    _run(main)
+    run(main)
     assert "listener failed" in caplog.text
 
 
 def test_a_large_body_refused_early_gives_the_refusal() -> None:
     async def main() -> None:
-        async with _serving(_echo) as (_, pool):
+        async with serving(echo) as (_, pool):
             response = await fetch(pool, b"POST", b"/", body=b"x" * (100 * 2**20), timeout_s=10)
             assert response.status == 413
             assert (await fetch(pool, b"GET", b"/", timeout_s=5)).status == 200
 
-    _run(main)
+    run(main)
