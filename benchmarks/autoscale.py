@@ -137,7 +137,8 @@ def main() -> int:
     console = Console(width=110)
     show_trials(console, results)
     show_sizes(console, results)
-    (args.out / "autoscale.json").write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    figures = {"simulated": True, "cases": [asdict(r) for r in results]}
+    (args.out / "autoscale.json").write_text(json.dumps(figures, indent=1) + "\n")
     draw(results, args.out / "autoscale.png")
     missed = verdict(console, results)
     for line in missed:
@@ -269,10 +270,6 @@ def in_flight_rival(case: Case, cells: Sequence[Cell]) -> dict[float, int]:
     return {c.rate_rps: least(lambda n: c.in_flight[n - 1] <= wanted) for c in cells}  # noqa: B023
 
 
-def with_rival(cell: Cell, units: int) -> Cell:
-    return replace(cell, sizes=tuple(replace(z, in_flight=units) for z in cell.sizes))
-
-
 def show_trials(console: Console, cells: Sequence[Cell]) -> None:
     rows = Table(title="attainment, %: predicted by the law and simulated (steady runs, virtual clock, SIMULATED)")
     for column in ("case", "requests/s", "units", "predicted", "simulated", "apart"):
@@ -285,7 +282,7 @@ def show_trials(console: Console, cells: Sequence[Cell]) -> None:
 
 
 def show_sizes(console: Console, cells: Sequence[Cell]) -> None:
-    rows = Table(title="least units for 90 / 95 / 99 %")
+    rows = Table(title="least units for 90 / 95 / 99 % — SIMULATED")
     for column in ("case", "requests/s", "simulator", *RIVALS):
         rows.add_column(column, justify="left" if column == "case" else "right")
     for c in cells:
@@ -296,7 +293,7 @@ def show_sizes(console: Console, cells: Sequence[Cell]) -> None:
 
 def verdict(console: Console, cells: Sequence[Cell]) -> list[str]:
     """The sum of it: how often each is right, and by how many GPUs it is wrong; what of the law is not good enough."""
-    rows = Table(title="over all cells")
+    rows = Table(title="over all cells — SIMULATED")
     for column in ("", "right", "within one unit", "short", "GPUs too few", "GPUs too many", "of GPUs needed"):
         rows.add_column(column, justify="left" if not column else "right")
     missed = []

@@ -13,7 +13,6 @@ target, saves less than 80 % of what the clairvoyant saves against the least sta
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -27,17 +26,16 @@ from pathlib import Path
 from random import Random
 from statistics import fmean
 
+from autoscale_loads import CLASS, CONSTANT, Load, azure, azure_rps, constant, jobs, last_half, loads, peak_rps
 from paceline_api.slo import SLOClass, Verdict, judge
 from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.tables import load_table
 from paceline_planner.sim.autoscaler import Autoscaler, Rhythm
-from paceline_planner.sim.fleet import Fleet, FleetSpec, Job, Ride
+from paceline_planner.sim.fleet import Fleet, FleetSpec, Ride
 from paceline_planner.sim.members import Members, PoolSpec, StartUp, first_engines
 from paceline_planner.sim.rivals import Clairvoyant, QueueHPA, RatioLaw, Static
 from paceline_planner.sim.telemetry import Telemetry
-from paceline_planner.traces import read
-from paceline_planner.workloads import Empirical
 from paceline_router.autoscale.decide import Pacer
 from paceline_router.autoscale.law import least_sizes
 from paceline_router.autoscale.signals import ClassSignals, EngineSignals, Lengths, PoolSignals, ServiceSignals
@@ -48,31 +46,15 @@ from rich.console import Console
 from rich.table import Table
 
 TABLE, MODEL, TENSOR = "a100-sxm-80gb", "yi-34b", 2
-SLO = SLOClass("interactive", ttft_s=1.2, tpot_s=0.04, target_ratio=0.95)
+SLO = SLOClass(CLASS, ttft_s=1.2, tpot_s=0.04, target_ratio=0.95)
 # Assumed: 30 s for the process and its CUDA graphs, and 68 GB of weights at 2 GB/s from a local disk.
 START = StartUp(64.0)
 POOL = PoolSpec("mixed", Role.MIXED, ReplicaSpec(MachineSpec(load_table(TABLE, MODEL, TENSOR))), START, TENSOR, 1, 24)
 RHYTHM = Rhythm()
-AZURE = "azure/AzureLLMInferenceTrace_conv.csv"
-SERVEGEN = "servegen/language_m-small"
-BIN_S, BINS, DAY_S = 600.0, 6, 86_400.0  # ServeGen's windows, those of an hour
-DAYS = range(6)  # of ServeGen's fourteen, the first six: none of their windows is missing
-RATE_OVER_S = 60.0  # a trace's "true" rate at a moment is over this long around it, the window of production's rates
 CONSTANT_S, CONSTANT_FROM_S, REVERSAL_S = 2400.0, 600.0, 600.0
-CONSTANT = "constant load"
 WAITING = 2.0  # requests in an engine's queue that the HPA aims at
 SAVED = 0.8
 LAWS = ("law", "clairvoyant", "HPA", "KEDA")
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """`rates` are (from, requests per second) as generated, empty for a trace. `onset_s`: of its steepest rise."""
-
-    name: str
-    duration_s: float
-    rates: tuple[tuple[float, float], ...] = ()
-    onset_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,106 +95,15 @@ def main() -> int:
     with ProcessPoolExecutor(args.jobs) as pool:
         static = [pool.submit(least_static, load, seed) for load in wanted for seed in seeds]
         outcomes = list(pool.map(run, *zip(*work, strict=True)))
-        outcomes += [found for each in static for found in each.result()]
-    (args.out / "autoscale-replay.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+        outcomes += [each.result() for each in static]
+    figures = {"simulated": True, "runs": [asdict(o) for o in outcomes]}
+    (args.out / "autoscale-replay.json").write_text(json.dumps(figures, indent=1) + "\n")
     console = Console(width=120)
     missed = show(console, wanted, outcomes, laws)
     draw(wanted, outcomes, args.out / "autoscale-replay.png")
     for line in missed:
         console.print(f"MISSED: {line}", style="bold red")
     return 1 if missed else 0
-
-
-# --- load
-
-
-def traces() -> Path:
-    return Path(os.environ["PACELINE_TRACES"])
-
-
-@cache
-def azure() -> tuple[Job, ...]:
-    return tuple(Job(r.arrival_s, r.prompt_tokens, r.output_tokens, SLO.name) for r in read(traces() / AZURE))
-
-
-def azure_rps() -> float:
-    return len(azure()) / azure()[-1].arrival_s
-
-
-def loads() -> list[Load]:
-    """The trace, and the hours."""
-    return [Load("Azure conversation", azure()[-1].arrival_s), *(hour(day) for day in DAYS)]
-
-
-def constant(duration_s: float) -> Load:
-    return Load(CONSTANT, duration_s, ((0.0, azure_rps()),))
-
-
-def last_half(load: Load) -> Load:
-    """Of an hour."""
-    middle = load.duration_s / 2
-    rates = tuple((at - middle, rate) for at, rate in load.rates if at >= middle)
-    onset_s = load.onset_s - middle if load.onset_s is not None and load.onset_s >= middle else None
-    return Load(f"{load.name}, last half", middle, rates, onset_s)
-
-
-@cache
-def servegen_rates() -> tuple[float, ...]:
-    """Requests per second of each window of 600 s, summed over the clients that have a dataset file."""
-    total: dict[float, float] = {}
-    for dataset in sorted((traces() / SERVEGEN).glob("chunk-*-dataset.json")):
-        with open(dataset.with_name(dataset.name.replace("dataset.json", "trace.csv"))) as file:
-            for row in csv.reader(file):
-                total[float(row[0])] = total.get(float(row[0]), 0.0) + float(row[1] or 0.0)
-    return tuple(total[at] for at in sorted(total))
-
-
-def hour(day: int) -> Load:
-    """The six windows of a day whose last is furthest above their first; a window of 0 is one that is missing."""
-    per_day = int(DAY_S / BIN_S)
-    rates = servegen_rates()[day * per_day : (day + 1) * per_day]
-    whole = [i for i in range(per_day - BINS + 1) if all(rates[i : i + BINS])]
-    first = max(whole, key=lambda i: rates[i + BINS - 1] - rates[i])
-    found = rates[first : first + BINS]
-    factor = azure_rps() / fmean(found)
-    scaled = tuple((i * BIN_S, rate * factor) for i, rate in enumerate(found))
-    onset = max(pairwise(scaled), key=lambda pair: pair[1][1] - pair[0][1])[1][0]
-    return Load(f"ServeGen day {day + 1}, {first / 6:04.1f} h", BINS * BIN_S, scaled, onset)
-
-
-def jobs(load: Load, seed: int) -> Iterator[Job]:
-    """The trace as it is; or Poisson arrivals at the hour's rates, with lengths drawn from the trace."""
-    if not load.rates:
-        yield from azure()
-        return
-    arrivals, lengths = Random(f"{seed}/{load.name}/arrivals"), Random(f"{seed}/{load.name}/lengths")
-    source = Empirical([(job.prompt_tokens, job.output_tokens) for job in azure()])
-    ends = [*(start for start, _ in load.rates[1:]), load.duration_s]
-    for (at, rate), end in zip(load.rates, ends, strict=True):
-        while (at := at + arrivals.expovariate(rate)) < end:
-            yield Job(at, *source.draw(lengths), SLO.name)
-
-
-def peak_rps(load: Load, start_s: float, end_s: float) -> Mapping[str, float]:
-    """The highest true rate in between."""
-    if load.rates:
-        ends = [*(at for at, _ in load.rates[1:]), inf]
-        rate = max(r for (at, r), end in zip(load.rates, ends, strict=True) if at <= end_s and end > start_s)
-        return {SLO.name: rate}
-    counts = trace_rates()
-    return {SLO.name: max(counts[int(start_s // 10) : int(end_s // 10) + 1], default=0.0)}
-
-
-@cache
-def trace_rates() -> tuple[float, ...]:
-    """The trace's rate around the middle of each 10 s."""
-    steps = int(azure()[-1].arrival_s // 10) + 1
-    tens = [0] * steps
-    for job in azure():
-        tens[int(job.arrival_s // 10)] += 1
-    half = int(RATE_OVER_S // 20)
-    spans = [tens[max(i - half, 0) : i + half] for i in range(steps)]
-    return tuple(sum(span) / (10 * max(len(span), 1)) for span in spans)
 
 
 # --- what the law knows beforehand
@@ -291,7 +182,7 @@ def run(load: Load, seed: int, law: str, replicas: int | None = None) -> Outcome
     return Outcome(
         load.name,
         seed,
-        law if replicas is None else f"static {replicas}",
+        law,
         _good(rides),
         members.gpu_seconds(load.duration_s) / 3600,
         tuple(sizes),
@@ -303,8 +194,8 @@ def run(load: Load, seed: int, law: str, replicas: int | None = None) -> Outcome
     )
 
 
-def least_static(load: Load, seed: int) -> list[Outcome]:
-    """The static fleets around the least that holds the target; the last is that one."""
+def least_static(load: Load, seed: int) -> Outcome:
+    """Of the least static fleet that holds the target."""
     tried: dict[int, Outcome] = {}
 
     def holds(n: int) -> bool:
@@ -317,7 +208,7 @@ def least_static(load: Load, seed: int) -> list[Outcome]:
         n += 1
     while n > 1 and holds(n - 1):
         n -= 1
-    return [replace(tried[n], law="static")]
+    return tried[n]
 
 
 def _good(rides: Sequence[Ride]) -> float:
@@ -377,7 +268,7 @@ def show(console: Console, wanted: Sequence[Load], outcomes: Sequence[Outcome], 
         if saved < SAVED * possible:
             missed.append(f"{load.name}: the law saves {saved:.1f} GPU-hours, the clairvoyant {possible:.1f}")
     console.print(rows)
-    steady = Table(title="constant load: attainment %, GPU-hours, most reversals within 10 min")
+    steady = Table(title="constant load: attainment %, GPU-hours, most reversals within 10 min — SIMULATED")
     for column in ("", *laws):
         steady.add_column(column, justify="left" if not column else "right")
     found = {law: [o for o in outcomes if (o.load, o.law) == (CONSTANT, law)] for law in laws}
