@@ -41,6 +41,7 @@ class Store:
     def __init__(self, wake: Callable[[Id], None]) -> None:
         self._wake = wake
         self._objects: dict[Id, dict[tuple[str, str], Json]] = {}  # service → (kind, name) → object
+        self._of: dict[tuple[str, str, str], Id] = {}  # (namespace, kind, name) → the service that it is under
         self._unlisted = set(WATCHED)
         self.synced = asyncio.Event()  # every kind has been listed once
 
@@ -59,12 +60,18 @@ class Store:
 
     def _put(self, kind: str, obj: Json) -> None:
         obj["metadata"].pop("managedFields", None)
-        self._objects.setdefault(_service_of(kind, obj), {})[kind, obj["metadata"]["name"]] = obj
+        service, name = _service_of(kind, obj), obj["metadata"]["name"]
+        before = self._of.get((service[0], kind, name), service)
+        if before != service:  # somebody gave it another service's label: the first one lacks it now
+            self._drop(before, kind, name)
+            self._wake(before)
+        self._of[service[0], kind, name] = service
+        self._objects.setdefault(service, {})[kind, name] = obj
 
-    def _remove(self, kind: str, obj: Json) -> None:
-        service = _service_of(kind, obj)
+    def _drop(self, service: Id, kind: str, name: str) -> None:
+        self._of.pop((service[0], kind, name), None)
         mine = self._objects.get(service, {})
-        mine.pop((kind, obj["metadata"]["name"]), None)
+        mine.pop((kind, name), None)
         if not mine:
             self._objects.pop(service, None)
 
@@ -73,7 +80,7 @@ class Store:
             case Listed(objects):
                 self._replace(kind, objects)
             case Changed("DELETED", obj):
-                self._remove(kind, obj)
+                self._drop(_service_of(kind, obj), kind, obj["metadata"]["name"])
                 self._wake(_service_of(kind, obj))
             case Changed(_, obj):
                 self._put(kind, obj)
@@ -89,6 +96,7 @@ class Store:
                 self._objects[service] = mine
             else:
                 del self._objects[service]
+        self._of = {place: service for place, service in self._of.items() if place[1] != kind}
         for obj in objects:
             self._put(kind, obj)
         for service in before | {_service_of(kind, obj) for obj in objects}:

@@ -54,6 +54,18 @@ def test_what_went_while_a_watch_was_broken_is_gone_after_the_next_list() -> Non
     assert woken == [CHAT]
 
 
+def test_a_child_that_is_given_another_services_label_is_missed_by_its_own() -> None:
+    store, woken = make_store()
+    store.tell("Deployment", Listed((make_child("chat-mixed"),), "1"))
+    woken.clear()
+    store.tell("Deployment", Changed("MODIFIED", make_child("chat-mixed", "other")))
+    assert store.children(CHAT) == []
+    assert [c["metadata"]["name"] for c in store.children(("llm", "other"))] == ["chat-mixed"]
+    assert woken == [CHAT, ("llm", "other")]
+    store.tell("Deployment", Changed("DELETED", make_child("chat-mixed", "other")))
+    assert store.children(("llm", "other")) == []
+
+
 def test_a_deleted_service_is_forgotten() -> None:
     store, woken = make_store()
     store.tell("LLMService", Changed("ADDED", make_service()))
