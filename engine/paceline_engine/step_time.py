@@ -131,6 +131,8 @@ class Regime(StrEnum):
 
 MIN_SCALE, MAX_SCALE = 0.5, 3.0  # DESIGN §5: outside, the table is not believed to be this machine's
 MIN_OFFSET_S, MAX_OFFSET_S = -0.01, 0.05
+# Beyond these a published fit is none, whoever reads it: the bounds above times a table of another GPU.
+LEAST_SCALE, GREATEST_SCALE, LARGEST_OFFSET_S = 0.05, 20.0, 1.0
 # How much the prior weighs beside samples with 5 % noise: tables are expected within 25 % and 3 ms of a machine. It is
 # not scaled with the noise that is found, which the shrinking itself would raise.
 PRIOR_S, PRIOR_H = (0.05 / 0.25) ** 2, (0.05 / 0.003) ** 2

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import uvloop
 from paceline_engine.http1 import serve
+from paceline_router.causes import leaves
 from paceline_router.kube import ConfigError, Kube
 from paceline_router.lease import Lease, LeaseLost
 from paceline_router.probes import Probes
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings = replace(settings, accelerators=read_accelerators(args.accelerators))
         uvloop.run(_run(settings, args))
     except* (ConfigError, SettingsError, LeaseLost, OSError) as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             print(f"paceline_operator: {error}", file=sys.stderr)
         code = 1
     return code
@@ -92,10 +93,6 @@ async def _act(kube: Kube, loop: Loop, lease: Lease, metrics: OperatorMetrics, n
         for kind in WATCHED:
             group.create_task(follow(kube, loop.store, kind, namespace))
         group.create_task(loop.run())
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [leaf for e in group.exceptions for leaf in (_leaves(e) if isinstance(e, BaseExceptionGroup) else [e])]
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
-from time import perf_counter
+from time import perf_counter, time
 
 from paceline_api.v1alpha1 import LLMService
+from paceline_router.judged import rfc3339
 from paceline_router.kube import Conflict, Kube, KubeError, path_of
 from pydantic import ValidationError
 
@@ -147,4 +147,4 @@ def _parse(live: Json) -> LLMService | None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(time())

@@ -24,6 +24,7 @@ from paceline_engine.launch import LaunchSpec
 from paceline_planner.plan import Plan, PoolPlan
 
 ROLE_NAMES: Mapping[Role, RoleName] = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "mixed"}
+DRAIN_NOTICE_S = 10  # in which endpoints and routers notice that a replica is going
 ON_FAILURE: Mapping[OnFailure, Literal["recompute", "fail"]] = {
     OnFailure.RECOMPUTE: "recompute",
     OnFailure.FAIL: "fail",

@@ -22,6 +22,7 @@ from paceline_planner import workloads
 from paceline_planner.aggregate import Record
 from paceline_planner.launching import ROLE_NAMES, launch_spec
 from paceline_planner.plan import Plan
+from paceline_planner.prompts import BLOCK_TOKENS
 from paceline_planner.replay import Workload
 from paceline_planner.report import Report, Run, RunTally
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
@@ -29,7 +30,6 @@ from paceline_planner.traces import TraceRequest
 from paceline_planner.validity import Lateness
 
 ENGINE_FLAGS_AT = 3  # python -m paceline_engine.sim FLAGS…
-PREFIX_BLOCK_TOKENS = 512  # of a trace's prefix_blocks
 
 
 class SimulateError(ValueError):
@@ -118,7 +118,7 @@ def _run(spec: FleetSpec, offered: Offered, rate_rps: float | None, requests: li
 
 def _job(request: TraceRequest, class_name: str, block_size: int) -> Job:
     """Its prefix blocks, 512 tokens each, named by the engine's own smaller blocks."""
-    per_block = PREFIX_BLOCK_TOKENS // block_size
+    per_block = BLOCK_TOKENS // block_size
     hashes = tuple(block * per_block + i for block in request.prefix_blocks for i in range(per_block))
     known = hashes[: request.prompt_tokens // block_size]
     return Job(request.arrival_s, request.prompt_tokens, request.output_tokens, class_name, known)

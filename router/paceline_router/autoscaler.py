@@ -22,6 +22,7 @@ from paceline_engine.http1 import serve
 from prometheus_client import CollectorRegistry
 
 from paceline_router.autoscale.decide import Pacer
+from paceline_router.causes import leaves
 from paceline_router.kube import ConfigError, Kube
 from paceline_router.lease import Lease, LeaseLost
 from paceline_router.probes import Probes
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         uvloop.run(_run(args))
     except* (ConfigError, LeaseLost, OSError, ValueError) as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             print(f"paceline_router.autoscaler: {error}", file=sys.stderr)
         code = 1
     return code
@@ -116,10 +117,6 @@ async def _act(
         for place in READERS:
             group.create_task(follow(kube, store, place, args.namespace))
         group.create_task(loop.run(args.interval_s))
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [leaf for e in group.exceptions for leaf in (_leaves(e) if isinstance(e, BaseExceptionGroup) else [e])]
 
 
 if __name__ == "__main__":

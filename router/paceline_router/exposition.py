@@ -11,16 +11,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from paceline_engine.step_time import StepTable
+from paceline_engine.step_time import GREATEST_SCALE, LARGEST_OFFSET_S, LEAST_SCALE, StepTable
 from paceline_engine.tables import TableMissing, load_table
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from paceline_router.quantile import bucket_quantile
 from paceline_router.state import Facts
-
-LEAST_SCALE, GREATEST_SCALE = 0.05, 20.0  # beyond, it is no scale: a fit's bounds times a table of another GPU
-LARGEST_OFFSET_S = 1.0
 
 _WANTED = (
     "paceline_step_time_scale",

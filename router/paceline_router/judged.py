@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from paceline_api.conditions import ConditionType
@@ -34,3 +35,8 @@ def condition(judged: Judged, generation: int, live: Mapping[str, Any], now: str
         "reason": str(judged.reason),
         "message": judged.message,
     }
+
+
+def rfc3339(epoch_s: float) -> str:
+    """As Kubernetes writes times, to the second."""
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -146,10 +146,6 @@ class Kube:
         """JSON merge patch."""
         return await self._call("PATCH", path, _only("fieldManager", manager), body, "application/merge-patch+json")
 
-    async def get_scale(self, path: str) -> int:
-        """spec.replicas through /scale."""
-        return int((await self.get(f"{path}/scale")).get("spec", {}).get("replicas", 0))
-
     async def set_scale(self, path: str, replicas: int, *, version: str = "", manager: str = "") -> None:
         """spec.replicas through /scale; Conflict where the object has changed since `version`, if that is given."""
         known = {"metadata": {"resourceVersion": version}} if version else {}

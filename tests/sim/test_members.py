@@ -14,9 +14,10 @@ from paceline_api.outcomes import Outcome
 from paceline_api.slo import SLOClass
 from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec
+from paceline_planner.launching import DRAIN_NOTICE_S
 from paceline_planner.sim.failures import kill_at
 from paceline_planner.sim.fleet import Fleet, FleetSpec
-from paceline_planner.sim.members import DRAIN_NOTICE_S, LOOK_EVERY_S, Members, PoolSpec, StartUp, first_engines
+from paceline_planner.sim.members import LOOK_EVERY_S, Members, PoolSpec, StartUp, first_engines
 from paceline_planner.sim.rides import Job, Ride
 from paceline_router.state import Role
 

@@ -61,7 +61,6 @@ def healthy(
 
 
 def _add_pool(rows: Rows, service: str, pool: str, ready: int) -> None:
-    rows[Signal.IN_FLIGHT].append(row(3.0, service, role=pool))
     if not ready:
         return
     table = {"table": "a100-sxm-80gb", "model": "llama-3.1-8b", "tensor": "1"}
@@ -69,7 +68,6 @@ def _add_pool(rows: Rows, service: str, pool: str, ready: int) -> None:
     rows[Signal.SCALES].append(row(1.1, service, pool=pool, regime="mixed"))
     rows[Signal.OFFSETS].append(row(0.002, service, pool=pool, regime="mixed"))
     rows[Signal.KV].append(row(ready, service, pool=pool, block_size="16", num_gpu_blocks="27720"))
-    rows[Signal.STARTS].append(row(4.0, service, pool=pool))
     for engine in range(ready):
         rows[Signal.ENGINE_AGES].append(row(1.0, service, pool=pool, pod=f"{service}-{pool}-{engine}"))
         rows[Signal.RUNNING].append(row(float(engine), service, pool=pool, pod=f"{service}-{pool}-{engine}"))

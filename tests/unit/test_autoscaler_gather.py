@@ -20,7 +20,6 @@ from paceline_router.scaling.lengths import BOUNDS, expected, measured
 from paceline_router.scaling.loop import find_table
 from paceline_router.scaling.queries import Signal
 from paceline_router.scaling.views import Hint, ServiceView
-from paceline_router.state import Role
 from prometheus_double import SCRAPE_S, Rows, bend, healthy, histogram, row
 
 LONG = 1e9
@@ -141,8 +140,8 @@ def test_the_figures_of_a_class_and_a_pool() -> None:
     assert (one.arrivals_rps, one.prompt.mean_tokens, one.output.mean_tokens) == (4.0, 1000, 200)
     assert (one.verdicts.good, one.verdicts.decided) == pytest.approx((117.6, 120))
     assert (pool.engine.table.name, pool.engine.mixed_scale, pool.engine.decode_scale) == ("a100-sxm-80gb", 1.1, 1.0)
-    assert (pool.engine.kv_tokens, pool.engine.start_s, pool.held) == (16 * 27720, 4.0, False)
-    assert (found.window_s, found.in_flight) == (30.0, {Role.MIXED: 3.0})
+    assert (pool.engine.kv_tokens, pool.held) == (16 * 27720, False)
+    assert found.window_s == 30.0
 
 
 def test_an_untrusted_fit_leaves_the_table_as_it_is() -> None:
@@ -228,7 +227,7 @@ def test_whatever_prometheus_says_signals_are_finite_or_there_are_none(data: st.
         return
     (one,), (pool,) = found.classes, found.pools
     figures_ = [one.arrivals_rps, one.prompt.mean_tokens, one.output.mean_tokens, one.verdicts.decided]
-    figures_ += [pool.engine.mixed_scale, pool.engine.start_s, *found.in_flight.values()]
+    figures_ += [pool.engine.mixed_scale, pool.engine.kv_tokens]
     assert all(math.isfinite(figure) and figure >= 0 for figure in figures_)
 
 

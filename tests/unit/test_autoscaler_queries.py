@@ -183,13 +183,13 @@ CASES = [
     ),
     Case(
         "an address that another pod had a moment ago confuses nothing",
-        Signal.STARTS,
+        Signal.KV,
         {
             **dict([info(0)]),
-            series("paceline_engine_start_seconds", engine(0)): "4x40",
+            series("vllm:cache_config_info", engine(0), block_size="16", num_gpu_blocks="100"): "1x40",
             series("paceline_engine_info", {**engine(0), "pod": "engine-9", **CHAT, "pool": "old"}): "1x40",
         },
-        {series("", MIXED): 4.0},
+        {series("", MIXED, block_size="16", num_gpu_blocks="100"): 1.0},
     ),
 ]
 

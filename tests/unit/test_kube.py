@@ -69,7 +69,7 @@ def test_a_size_goes_through_scale() -> None:
         return httpx.Response(200, json={"spec": {"replicas": 3}})
 
     call(handler, lambda kube: kube.set_scale(f"{PODS}/a", 3))
-    assert call(handler, lambda kube: kube.get_scale(f"{PODS}/a")) == 3
+    assert call(handler, lambda kube: kube.get(f"{PODS}/a/scale")) == {"spec": {"replicas": 3}}
 
 
 def test_a_list_has_every_page_and_its_items_say_what_they_are() -> None:

@@ -35,7 +35,7 @@ class Flight:
 
 
 class PipelinedReplica(Replica):
-    """`busy_s` totals the time that stages worked, `bubble_s` that they stood idle between two micro-batches."""
+    """`bubble_s` totals the time that stages stood idle between two micro-batches."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class PipelinedReplica(Replica):
         lease_s: float = LEASE_S,
     ) -> None:
         super().__init__(policy, kv, limits, machine, model, lengths, lease_s)
-        self.busy_s = self.bubble_s = 0.0
+        self.bubble_s = 0.0
         self._flights: deque[Flight] = deque()
         self._free_s = [0.0] * machine.spec.stages  # when each stage has done what it was given
         self._host_free_s = 0.0
@@ -135,7 +135,6 @@ class PipelinedReplica(Replica):
                 self.bubble_s += max(at - free_s, 0.0)
             at = max(at, free_s) + stage_s
             self._free_s[k] = at
-        self.busy_s += stages * stage_s
         self._host_free_s = max(at, self._host_free_s) + host_s
         return at, self._host_free_s - now
 

@@ -14,17 +14,17 @@ from math import ceil
 from paceline_api.catalog import Accelerator
 from paceline_api.v1alpha1 import LLMService, ModelSpec, PoolSpec, Runtime
 from paceline_engine.launch import MODELS_DIR, engine_command
-from paceline_planner.launching import launch_spec
+from paceline_planner.launching import DRAIN_NOTICE_S, launch_spec
 from paceline_planner.plan import Plan, PoolPlan
 
 from paceline_operator.kinds import Json
 from paceline_operator.manifests.merge import merge_template
 from paceline_operator.manifests.meta import HTTP, PORT, SCRAPED, Owner, Shard
+from paceline_operator.manifests.probe import http_probe
 from paceline_operator.manifests.secret import token_env
 from paceline_operator.manifests.security import container_security, pod_security
 
 CONTAINER = "engine"  # what a podTemplate calls it
-NOTICE_S = 10  # in which endpoints and routers notice that a pod is going
 MARGIN_S = 20  # of the grace period, over notice and drain
 PROBE_S = 2
 HOME = "/home/paceline"
@@ -60,7 +60,7 @@ def engine_template(owner: Owner, shard: Shard, pod: EnginePod) -> Json:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": pod_security(),
-        "terminationGracePeriodSeconds": engine.drain_timeout_seconds + NOTICE_S + MARGIN_S,
+        "terminationGracePeriodSeconds": engine.drain_timeout_seconds + DRAIN_NOTICE_S + MARGIN_S,
         "containers": [_container(owner, shard, pod)],
         "volumes": _volumes(pod),
     }
@@ -84,10 +84,10 @@ def _container(owner: Owner, shard: Shard, pod: EnginePod) -> Json:
         revision=shard.revision,
         side_channel_host=POD_IP,
         kv_hosts=ANY_ADDRESS if launch.disaggregated else (),
-        drain_notice_s=NOTICE_S,
+        drain_notice_s=DRAIN_NOTICE_S,
     )
     command = engine_command(launch, python="python")
-    drain = ["python", "-m", "paceline_engine.drain", f"--notice-s={NOTICE_S}"]
+    drain = ["python", "-m", "paceline_engine.drain", f"--notice-s={DRAIN_NOTICE_S}"]
     return {
         "name": CONTAINER,
         "image": pod.image,
@@ -95,22 +95,13 @@ def _container(owner: Owner, shard: Shard, pod: EnginePod) -> Json:
         "command": list(command.argv),
         "env": _env(owner, pod, command.env),
         "ports": [{"name": HTTP, "containerPort": PORT, "protocol": "TCP"}],
-        "startupProbe": _probe("/health", PROBE_S, ceil(engine.startup_timeout_seconds / PROBE_S)),
-        "readinessProbe": _probe("/readyz", PROBE_S, 2),
-        "livenessProbe": _probe("/health", 10, 6, timeout_s=10),  # a busy engine is no dead one
+        "startupProbe": http_probe("/health", PROBE_S, ceil(engine.startup_timeout_seconds / PROBE_S)),
+        "readinessProbe": http_probe("/readyz", PROBE_S, 2),
+        "livenessProbe": http_probe("/health", 10, 6, timeout_s=10),  # a busy engine is no dead one
         "lifecycle": {"preStop": {"exec": {"command": [*drain, f"--timeout-s={engine.drain_timeout_seconds}"]}}},
         "resources": _resources(pod),
         "securityContext": container_security(),
         "volumeMounts": _mounts(pod),
-    }
-
-
-def _probe(path: str, period_s: int, failures: int, timeout_s: int = 5) -> Json:
-    return {
-        "httpGet": {"path": path, "port": HTTP},
-        "periodSeconds": period_s,
-        "timeoutSeconds": timeout_s,
-        "failureThreshold": failures,
     }
 
 

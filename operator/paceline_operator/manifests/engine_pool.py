@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from paceline_api.v1alpha1 import Topology
 from paceline_planner.plan import PoolPlan
+from paceline_router.endpoints import REVISION_LABEL
 
 from paceline_operator.kinds import Json
 from paceline_operator.manifests.meta import Owner, Shard
@@ -42,5 +43,5 @@ def engine_pool(owner: Owner, shard: Shard, pool: PoolPlan, kept: Kept) -> Json:
         "image": kept.image,
         "imageInputsHash": kept.image_inputs,
     }
-    labels = {name: value for name, value in shard.labels.items() if name != "paceline.dev/revision"}
+    labels = {name: value for name, value in shard.labels.items() if name != REVISION_LABEL}
     return owner.manifest("EnginePool", pool_name(owner, pool.name), labels, spec=spec)

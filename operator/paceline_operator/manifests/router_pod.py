@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from paceline_operator.kinds import Json
 from paceline_operator.manifests.config_map import CONFIG_FILE
 from paceline_operator.manifests.meta import HTTP, PORT, ROUTER_LABELS, SCRAPED, Owner
+from paceline_operator.manifests.probe import http_probe
 from paceline_operator.manifests.secret import token_env
 from paceline_operator.manifests.security import container_security, pod_security
 
@@ -58,20 +59,11 @@ def _container(owner: Owner, pod: RouterPod) -> Json:
         "command": ["python", "-m", "paceline_router", *flags],
         "env": [token_env(owner)],
         "ports": [{"name": HTTP, "containerPort": PORT, "protocol": "TCP"}],
-        "startupProbe": _probe("/healthz", 1, 60),
-        "readinessProbe": _probe("/readyz", 2, 2),
-        "livenessProbe": _probe("/healthz", 10, 6),
+        "startupProbe": http_probe("/healthz", 1, 60),
+        "readinessProbe": http_probe("/readyz", 2, 2),
+        "livenessProbe": http_probe("/healthz", 10, 6),
         "lifecycle": {"preStop": {"sleep": {"seconds": SLEEP_S}}},
         "resources": {"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": container_security(),
         "volumeMounts": [{"name": "config", "mountPath": CONFIG_DIR, "readOnly": True}],
-    }
-
-
-def _probe(path: str, period_s: int, failures: int) -> Json:
-    return {
-        "httpGet": {"path": path, "port": HTTP},
-        "periodSeconds": period_s,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
     }

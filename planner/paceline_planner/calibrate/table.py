@@ -6,18 +6,17 @@ to fit. Invariant: the errors are those of the table as written, rounded constan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from paceline_api.catalog import ModelShape
 from paceline_engine.step_time import StepTable
 from paceline_engine.tables import parse
 
 from paceline_planner.calibrate import CalibrateError
-from paceline_planner.fit.grid import DECODE_KNOTS, PHASES, TOKEN_KNOTS, Fit, Point, fit
+from paceline_planner.fit.grid import DECODE_KNOTS, TOKEN_KNOTS, Fit, Point, errors, fit
 from paceline_planner.fit.tables import NO_HOST, constants, render
 
 DIGITS = 4
@@ -66,20 +65,9 @@ def calibrate(points: Sequence[Point], machine: Machine) -> Calibration:
     entry |= constants(_fit(points), DIGITS) | {"error": {}}
     table = parse(document, entry)
     compared = tuple(Compared(p, table.seconds(p.shape)) for p in points)
-    entry["error"] = errors(compared)
+    entry["error"] = errors(table, points, max(p.context for p in points))
     document["entries"] = [entry]
     return Calibration(parse(document, entry), compared, render(document))
-
-
-def errors(compared: Sequence[Compared]) -> Mapping[str, Mapping[str, float]]:
-    """Relative errors by phase, as median, p90 and max; a phase without points has none."""
-    found: dict[str, Mapping[str, float]] = {}
-    for phase in PHASES:
-        off = [abs(c.error) for c in compared if c.point.phase == phase]
-        if off:
-            quantiles = {"median": np.median(off), "p90": np.quantile(off, 0.9), "max": np.max(off)}
-            found[phase] = {name: round(float(value), 4) for name, value in quantiles.items()}
-    return found
 
 
 def _check(points: Sequence[Point]) -> None:

@@ -58,10 +58,12 @@ def fit(points: Sequence[Point], max_context_tokens: int) -> Fit:
 
 
 def errors(table: StepTable, points: Sequence[Point], max_context_tokens: int) -> Mapping[str, Mapping[str, float]]:
-    """Relative errors by phase, as median, p90 and max over the points that an engine can run."""
+    """Relative errors by phase, as median, p90 and max over those points that an engine can run, if any."""
     found: dict[str, Mapping[str, float]] = {}
     for phase in PHASES:
         chosen = [p for p in points if p.phase == phase and p.context <= max_context_tokens]
+        if not chosen:
+            continue
         off = np.array([abs(table.seconds(p.shape) / p.seconds - 1.0) for p in chosen])
         quantiles = {"median": np.median(off), "p90": np.quantile(off, 0.9), "max": np.max(off)}
         found[phase] = {name: round(float(value), 4) for name, value in quantiles.items()}

@@ -149,10 +149,10 @@ def from_config(config: Config, name: str) -> Shape:
         known = ", ".join(sorted(FAMILIES))
         raise ShapeUnknown(f"{name}: no roofline for model_type {family or 'of an empty name'!r}; there are: {known}")
     try:
-        fields = FAMILIES[family](config)
+        precision = read_precision(config.get("quantization_config"), name)
+        return Shape(name=name, precision=precision, **FAMILIES[family](config))
     except KeyError as e:
         raise ShapeUnknown(f"{name}: config.json has no {e.args[0]}") from e
-    return Shape(name=name, precision=read_precision(config.get("quantization_config"), name), **fields)
 
 
 def _llama(c: Config) -> dict[str, Any]:

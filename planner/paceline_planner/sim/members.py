@@ -20,13 +20,13 @@ from paceline_engine.sim.setup import ReplicaSpec
 from paceline_router.scaling.views import PodView, PoolView, ServiceView
 from paceline_router.state import Role
 
+from paceline_planner.launching import DRAIN_NOTICE_S
 from paceline_planner.sim.fleet import Fleet
 from paceline_planner.sim.rides import EngineSpec
 
 if TYPE_CHECKING:
     from random import Random
 
-DRAIN_NOTICE_S = 5.0  # a leaving replica serves on until endpoints have noticed
 LOOK_EVERY_S = 1.0  # at whether it is idle
 
 

@@ -200,8 +200,6 @@ def _engine_rows(fleet: Fleet, members: Members) -> dict[Signal, tuple[Row, ...]
         kv = engines[0].view.kv
         blocks = {"block_size": str(kv.block_size), "num_gpu_blocks": str(kv.capacity)}
         rows.setdefault(Signal.KV, []).append(Row({**labels, **blocks}, len(engines)))
-        starts = [pod.ready_s - pod.ordered_s for pod in pods if pod.ordered_s > 0] or [pool.start.mean_s]
-        rows.setdefault(Signal.STARTS, []).append(Row(labels, max(starts)))
         for regime in Regime:
             fits = [e.model for e in engines if e.model.trusted(regime)]
             if fits:

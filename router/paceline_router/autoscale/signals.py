@@ -59,7 +59,6 @@ class EngineSignals:
     decode_scale: float = 1.0
     decode_offset_s: float = 0.0
     kv_tokens: int = 0  # 0: the table's
-    start_s: float = 0.0  # of recent pods, from process start to ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +83,12 @@ class PoolSignals:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSignals:
-    """`window_s`: what rates and verdicts were taken over. `in_flight`: requests without an outcome, by role."""
+    """`window_s`: what rates and verdicts were taken over."""
 
     classes: tuple[ClassSignals, ...]
     pools: tuple[PoolSignals, ...]
     window_s: float
     max_gpus: int | None = None
-    in_flight: Mapping[Role, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

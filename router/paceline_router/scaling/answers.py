@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from paceline_router.scaling.queries import Row, Signal, report_s, window_s
+from paceline_router.scaling.queries import Row, Signal, window_s
 from paceline_router.scaling.views import Id
 
 Rows = Mapping[Signal, Sequence[Row]]
@@ -27,10 +27,6 @@ class Answers:
     @property
     def window_s(self) -> float:
         return window_s(self.scrape_s)
-
-    @property
-    def report_s(self) -> float:
-        return report_s(self.scrape_s)
 
     def of(self, service: Id) -> Told:
         return Told(self, self.rows.get(service, {}))

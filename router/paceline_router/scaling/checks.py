@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from paceline_api.conditions import Reason
+from paceline_engine.step_time import GREATEST_SCALE, LARGEST_OFFSET_S, LEAST_SCALE
 
 from paceline_router.autoscale.signals import Blind
 from paceline_router.scaling.answers import Told
@@ -22,7 +23,6 @@ CLOCK_S = 30.0  # further apart, ages and holds mean nothing
 COVERED = 0.75  # of the window's samples: fewer, and a rate over it is too low
 LARGEST = 1e15  # beyond, it counts nothing that there is
 ROUNDING = 1e-6  # a difference of two rates may be this far below 0
-LEAST_SCALE, GREATEST_SCALE, LARGEST_OFFSET_S = 0.05, 20.0, 1.0  # beyond, it is no fit of a step time
 
 
 def find_blind(service: ServiceView, told: Told) -> Blind | None:

@@ -28,7 +28,6 @@ from paceline_router.scaling.checks import find_blind
 from paceline_router.scaling.lengths import expected, measured, together
 from paceline_router.scaling.queries import MEASURED_LENGTHS, Signal
 from paceline_router.scaling.views import Hint, PoolView, ServiceView
-from paceline_router.state import Role
 
 FindTable = Callable[[str, str, int], StepTable | None]  # table, model, tensor
 
@@ -57,8 +56,7 @@ def gather(service: ServiceView, told: Told, standing: Standing, find_table: Fin
         if isinstance(engine, Blind):
             return engine
         pools.append(_pool(pool, engine, standing))
-    in_flight = {role: value for role in Role if (value := told.one(Signal.IN_FLIGHT, role=role)) is not None}
-    return ServiceSignals(classes, tuple(pools), told.answers.window_s, _budget(service, standing), in_flight)
+    return ServiceSignals(classes, tuple(pools), told.answers.window_s, _budget(service, standing))
 
 
 def verdicts(told: Told, signal: Signal, class_name: str) -> Verdicts:
@@ -128,7 +126,6 @@ def _engine(service: ServiceView, pool: PoolView, told: Told, find_table: FindTa
         decode_scale=fit(Signal.SCALES, Regime.DECODE, 1.0),
         decode_offset_s=fit(Signal.OFFSETS, Regime.DECODE, 0.0),
         kv_tokens=min(kv, default=0),
-        start_s=told.one(Signal.STARTS, pool=pool.name) or 0.0,
     )
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from math import floor
 
+from paceline_router.judged import rfc3339
 from paceline_router.scaling.views import Marks, PoolView
 
 SIZED = "paceline.dev/sized"  # annotation of an EnginePool: sizes that are ours, "3", or "2,3" while one is written
@@ -28,7 +29,7 @@ class Hold:
     until_s: float
 
     def __str__(self) -> str:
-        return f"{self.pool}: {self.replicas} replicas, set by others, until {_text(self.until_s)}"
+        return f"{self.pool}: {self.replicas} replicas, set by others, until {rfc3339(self.until_s)}"
 
 
 def read_marks(annotations: Mapping[str, str]) -> Marks:
@@ -44,7 +45,7 @@ def read_marks(annotations: Mapping[str, str]) -> Marks:
 
 def annotations_of(marks: Marks) -> dict[str, str | None]:
     """None: to be removed."""
-    held = None if marks.held is None else f"{marks.held} since {_text(marks.since_s)}"
+    held = None if marks.held is None else f"{marks.held} since {rfc3339(marks.since_s)}"
     return {SIZED: ",".join(map(str, sorted(marks.sizes))) or None, HELD: held}
 
 
@@ -71,7 +72,3 @@ def _is_clamp(pool: PoolView) -> bool:
 
 def _is_size(text: str) -> bool:
     return text.isdecimal() and len(text) < 7
-
-
-def _text(epoch_s: float) -> str:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

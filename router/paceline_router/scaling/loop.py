@@ -17,6 +17,7 @@ from paceline_engine.step_time import StepTable
 from paceline_engine.tables import TableMissing, load_table
 
 from paceline_router.autoscale.signals import Blind
+from paceline_router.causes import leaves
 from paceline_router.scaling.actuate import Actuator
 from paceline_router.scaling.answers import Answers, by_service
 from paceline_router.scaling.metrics import AutoscalerMetrics
@@ -100,7 +101,7 @@ class Loop:
         try:
             return await self._ask_all(self._prometheus)
         except* PrometheusError as errors:
-            error = _first(errors)
+            error = next(leaves(errors))
             self._metrics.query_failed(error.cause)
             reason = Reason.METRICS_INVALID if isinstance(error, Malformed) else Reason.METRICS_UNREACHABLE
             blind = Blind(reason, str(error))
@@ -170,8 +171,3 @@ def find_table(table: str, model: str, tensor: int) -> StepTable | None:
         return load_table(table, model, tensor)
     except TableMissing:
         return None
-
-
-def _first(errors: BaseExceptionGroup[PrometheusError]) -> PrometheusError:
-    error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -28,7 +28,6 @@ class Signal(StrEnum):
     REPORTED_VERDICTS = "reported_verdicts"  # over `report_s`
     TTFT_P90 = "ttft_p90"  # by class, seconds, over `report_s`
     TPOT_P90 = "tpot_p90"
-    IN_FLIGHT = "in_flight"  # by role
     ROUTER_AGES = "router_ages"  # by pod: seconds since the scrape of its last sample
     ENGINE_AGES = "engine_ages"  # by pool and pod
     COVERAGE = "coverage"  # samples of the window, of the router that has most
@@ -36,7 +35,6 @@ class Signal(StrEnum):
     SCALES = "scales"  # by pool and regime: median over the engines whose fit is trusted
     OFFSETS = "offsets"
     KV = "kv"  # by pool, block_size, num_gpu_blocks: engines
-    STARTS = "starts"  # by pool: the longest start, seconds
     RUNNING = "running"  # by pool and pod: requests on the engine
 
 
@@ -80,7 +78,6 @@ def queries(scrape_interval_s: float) -> dict[Signal, str]:
         Signal.REPORTED_VERDICTS: f"{by_result} (increase(paceline_slo_decided_total[{report}]))",
         Signal.TTFT_P90: _p90("paceline_ttft_seconds", report),
         Signal.TPOT_P90: _p90("paceline_tpot_seconds", report),
-        Signal.IN_FLIGHT: f"sum by ({_SERVICE}, role) (paceline_requests_in_flight)",
         Signal.ROUTER_AGES: f"min by ({_SERVICE}, pod, instance) (time() - timestamp(paceline_fleet_info))",
         Signal.ENGINE_AGES: f"min by ({_SERVICE}, pool, pod, instance) (time() - timestamp(paceline_engine_info))",
         Signal.COVERAGE: f"max by ({_SERVICE}) (count_over_time(paceline_fleet_info[{window}]))",
@@ -96,7 +93,6 @@ def _engines() -> dict[Signal, str]:
         Signal.SCALES: f"quantile by ({pool}, regime) (0.5, (paceline_step_time_scale {_TRUSTED}) {_JOIN})",
         Signal.OFFSETS: f"quantile by ({pool}, regime) (0.5, (paceline_step_time_offset_seconds {_TRUSTED}) {_JOIN})",
         Signal.KV: f"count by ({pool}, block_size, num_gpu_blocks) (vllm:cache_config_info {_JOIN})",
-        Signal.STARTS: f"max by ({pool}) (paceline_engine_start_seconds {_JOIN})",
         Signal.RUNNING: f"sum by ({pool}, pod) ({running} {_JOIN})",
     }
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from paceline_api.conditions import AUTOSCALER_CONDITIONS, ConditionType, Reason
 
 from paceline_router.autoscale.signals import Blind, Change, Ruling, Unattainable
-from paceline_router.judged import Judged, condition
+from paceline_router.judged import Judged, condition, rfc3339
 from paceline_router.scaling.figures import ClassFigures
 from paceline_router.scaling.holds import Hold
 from paceline_router.scaling.views import ServiceView
@@ -87,10 +86,6 @@ def last_advice(status: Mapping[str, Any]) -> dict[str, int]:
     """Pool → the size that was recommended last, where that was its last decision."""
     last = {one["pool"]: one for one in status.get("decisions") or ()}
     return {pool: one["to"] for pool, one in last.items() if str(one.get("why", "")).startswith(RECOMMENDED)}
-
-
-def rfc3339(epoch_s: float) -> str:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _cut(text: str) -> str:
