@@ -7,21 +7,15 @@ on stderr that says what to do, and exit code 1.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
-import os
-import signal
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import uvloop
 from paceline_engine.http1 import serve
-from paceline_router.causes import leaves
 from paceline_router.kube import ConfigError, Kube
-from paceline_router.lease import Lease, LeaseLost
+from paceline_router.leading import Work, lead, run
+from paceline_router.lease import LeaseLost
 from paceline_router.probes import Probes
 from prometheus_client import CollectorRegistry
 
@@ -30,24 +24,10 @@ from paceline_operator.metrics import OperatorMetrics
 from paceline_operator.settings import MANAGER, Settings, SettingsError, read_accelerators
 from paceline_operator.store import WATCHED, follow
 
-LAST_WRITES_S = 5.0
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request otherwise
-    code = 0
-    try:
-        settings = Settings(args.control_image, args.engine_image, args.image_pull_policy, args.router_cluster_role)
-        if args.accelerators:
-            settings = replace(settings, accelerators=read_accelerators(args.accelerators))
-        uvloop.run(_run(settings, args))
-    except* (ConfigError, SettingsError, LeaseLost, OSError) as group:
-        for error in leaves(group):
-            print(f"paceline_operator: {error}", file=sys.stderr)
-        code = 1
-    return code
+    return run("paceline_operator", lambda: _run(args), ConfigError, SettingsError, LeaseLost, OSError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,36 +43,23 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
-async def _run(settings: Settings, args: argparse.Namespace) -> None:
+async def _run(args: argparse.Namespace) -> None:
+    settings = Settings(args.control_image, args.engine_image, args.image_pull_policy, args.router_cluster_role)
+    if args.accelerators:
+        settings = replace(settings, accelerators=read_accelerators(args.accelerators))
     registry = CollectorRegistry()
     metrics = OperatorMetrics(registry)
     async with Kube.connect() as kube:
         server = await serve(Probes(registry).handle, args.host, args.port)
-        namespace = os.environ.get("POD_NAMESPACE") or kube.namespace
-        lease = Lease(kube, namespace, MANAGER, os.environ.get("POD_NAME") or socket.gethostname())
-        stop = asyncio.Event()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         loop = Loop(kube, settings, metrics)
+
+        def acts() -> list[Work]:
+            return [*(follow(kube, loop.store, kind, args.namespace) for kind in WATCHED), loop.run()]
+
         try:
-            async with asyncio.TaskGroup() as group:
-                acting = group.create_task(_act(kube, loop, lease, metrics, args.namespace))
-                await stop.wait()
-                acting.cancel()
+            await lead(kube, MANAGER, acts, metrics.leader)
         finally:
-            async with asyncio.timeout(LAST_WRITES_S):
-                await lease.release()
             await server.close()
-
-
-async def _act(kube: Kube, loop: Loop, lease: Lease, metrics: OperatorMetrics, namespace: str) -> None:
-    await lease.acquire()
-    metrics.leader.set(1)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(lease.keep())
-        for kind in WATCHED:
-            group.create_task(follow(kube, loop.store, kind, namespace))
-        group.create_task(loop.run())
 
 
 if __name__ == "__main__":

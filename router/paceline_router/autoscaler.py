@@ -7,24 +7,18 @@ running is one line on stderr that says what to do, and exit code 1; a Prometheu
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
-import os
-import signal
-import socket
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import uvloop
 from paceline_engine.http1 import serve
 from prometheus_client import CollectorRegistry
 
 from paceline_router.autoscale.decide import Pacer
-from paceline_router.causes import leaves
 from paceline_router.kube import ConfigError, Kube
-from paceline_router.lease import Lease, LeaseLost
+from paceline_router.leading import Work, lead, run
+from paceline_router.lease import LeaseLost
 from paceline_router.probes import Probes
 from paceline_router.scaling.actuate import MANAGER, Actuator
 from paceline_router.scaling.loop import Loop
@@ -33,21 +27,10 @@ from paceline_router.scaling.prometheus import Prometheus
 from paceline_router.scaling.queries import window_s
 from paceline_router.scaling.store import READERS, Store, follow
 
-LAST_WRITES_S = 5.0
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request otherwise
-    code = 0
-    try:
-        uvloop.run(_run(args))
-    except* (ConfigError, LeaseLost, OSError, ValueError) as group:
-        for error in leaves(group):
-            print(f"paceline_router.autoscaler: {error}", file=sys.stderr)
-        code = 1
-    return code
+    return run("paceline_router.autoscaler", lambda: _run(args), ConfigError, LeaseLost, OSError, ValueError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,49 +57,30 @@ def _seconds(text: str) -> float:
 
 
 async def _run(args: argparse.Namespace) -> None:
+    longest_s = window_s(args.scrape_interval_s) / 2  # a late look still sees every arrival
+    if args.interval_s > longest_s:
+        raise ValueError(
+            f"--interval-s {args.interval_s:g} is above half of the window of rates, {longest_s:g} s; lower it"
+        )
     registry = CollectorRegistry()
     metrics = AutoscalerMetrics(registry)
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     async with AsyncExitStack() as stack:
         prometheus = None
-        longest_s = window_s(args.scrape_interval_s) / 2  # a late look still sees every arrival
-        if args.interval_s > longest_s:
-            raise ValueError(
-                f"--interval-s {args.interval_s:g} is above half of the window of rates, {longest_s:g} s; lower it"
-            )
         if args.prometheus_url:
             client = Prometheus.connect(args.prometheus_url, args.prometheus_token_file, args.prometheus_ca_file)
             prometheus = await stack.enter_async_context(client)
         kube = await stack.enter_async_context(Kube.connect())
         server = await serve(Probes(registry).handle, args.host, args.port)
         stack.push_async_callback(server.close)
-        namespace = os.environ.get("POD_NAMESPACE") or kube.namespace
-        lease = Lease(kube, namespace, MANAGER, os.environ.get("POD_NAME") or socket.gethostname())
         store = Store()
         hold_s, scrape_s = args.manual_hold_s, args.scrape_interval_s
         loop = Loop(store, Actuator(kube), prometheus, metrics, Pacer, scrape_s=scrape_s, hold_s=hold_s)
-        try:
-            async with asyncio.TaskGroup() as group:
-                acting = group.create_task(_act(kube, store, loop, lease, metrics, args))
-                await stop.wait()
-                acting.cancel()
-        finally:
-            async with asyncio.timeout(LAST_WRITES_S):
-                await lease.release()
 
+        def acts() -> list[Work]:
+            watches = [follow(kube, store, place, args.namespace) for place in READERS]
+            return [*watches, loop.run(args.interval_s)]
 
-async def _act(
-    kube: Kube, store: Store, loop: Loop, lease: Lease, metrics: AutoscalerMetrics, args: argparse.Namespace
-) -> None:
-    await lease.acquire()
-    metrics.leader.set(1)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(lease.keep())
-        for place in READERS:
-            group.create_task(follow(kube, store, place, args.namespace))
-        group.create_task(loop.run(args.interval_s))
+        await lead(kube, MANAGER, acts, metrics.leader)
 
 
 if __name__ == "__main__":
