@@ -13,7 +13,7 @@ from typing import Any
 from paceline_api.conditions import OPERATOR_CONDITIONS, ConditionType, Reason
 from paceline_api.v1alpha1 import LLMService
 from paceline_planner.launching import ROLE_NAMES
-from paceline_planner.plan import Infeasible, Plan
+from paceline_planner.plan import Infeasible, Plan, PoolPlan
 from paceline_router.endpoints import POOL_LABEL
 from paceline_router.judged import Judged, condition
 
@@ -55,7 +55,7 @@ def service_status(
     if desired.plan:
         status["url"] = f"http://{owner.name}.{owner.namespace}.svc:{PORT}"
         status["plan"] = _plan(desired.plan)
-        status["pools"] = [_pool(desired, seen, pool.name) for pool in desired.plan.pools]
+        status["pools"] = [_pool(desired, seen, pool) for pool in desired.plan.pools]
     status["conditions"] = [condition(judged, generation, live, now) for judged in (ready, *parts)]
     return status
 
@@ -161,12 +161,11 @@ def _plan(plan: Plan) -> Json:
     }
 
 
-def _pool(desired: Desired, seen: Observed, name: str) -> Json:
-    pool = next(p for p in desired.plan.pools if p.name == name) if desired.plan else None
+def _pool(desired: Desired, seen: Observed, pool: PoolPlan) -> Json:
     return {
-        "name": name,
-        "role": str(pool.role) if pool else "",
-        "desired": desired.sizes[name],
-        "ready": sum(map(ready_of, _deployments(seen, name))),
-        "revision": desired.revisions[name],
+        "name": pool.name,
+        "role": str(pool.role),
+        "desired": desired.sizes[pool.name],
+        "ready": sum(map(ready_of, _deployments(seen, pool.name))),
+        "revision": desired.revisions[pool.name],
     }
