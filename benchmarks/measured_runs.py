@@ -1,9 +1,10 @@
 """DistServe's measured A100 runs beside their replay on the simulator: attainment at five SLO scales, p50, p90, KS.
 
-    python benchmarks/measured_runs.py [--traces DIR] [--file CSV] [--model opt-13b] [--out build/measured-runs]
+    python benchmarks/measured_runs.py [--traces DIR] [--file CSV] [--model opt-13b] [--hold-out] [--out DIR]
 
-Prints a line a run, writes JSON and a figure. Exit code 1 when the attainment errors' mean is above 3 points. The
-figure shows the distributions of TTFT and TPOT, measured and simulated. Seconds.
+Prints a line a run, writes JSON and a figure to build/measured-runs. Exit code 1 when the attainment errors' mean is
+above 3 points. The figure shows the distributions of TTFT and TPOT, measured and simulated. Seconds; with --hold-out,
+which prints each run under the constants that the other runs choose, a minute.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from paceline_planner.papers import measured_runs as experiment
+from paceline_planner.papers.measured_holdout import HeldOut, hold_out
 from paceline_planner.papers.measured_runs import Comparison, Latency
 from rich.console import Console
 from rich.table import Table
@@ -30,14 +32,19 @@ def main() -> int:
     parser.add_argument("--traces", type=Path, default=os.environ.get("PACELINE_TRACES"), help="folder of the traces")
     parser.add_argument("--file", type=Path, help=f"a file of runs; else {experiment.FILE} of the traces")
     parser.add_argument("--model", default=experiment.MODEL)
+    parser.add_argument("--hold-out", action="store_true", help="choose the constants without each run in turn")
     parser.add_argument("--out", type=Path, default=Path("build/measured-runs"))
     args = parser.parse_args()
     if args.file is None and args.traces is None:
         parser.error("name the folder of traces with --traces or PACELINE_TRACES, or a file of runs with --file")
     path = args.file or args.traces / experiment.FILE
-    comparisons = [experiment.replay(run, args.model) for run in experiment.read_runs(path)]
+    runs = experiment.read_runs(path)
+    comparisons = [experiment.replay(run, args.model) for run in runs]
     args.out.mkdir(parents=True, exist_ok=True)
-    show(Console(width=130), comparisons)
+    console = Console(width=150)
+    show(console, comparisons)
+    if args.hold_out:
+        show_held_out(console, hold_out(runs, args.model))
     (args.out / "runs.json").write_text(json.dumps([as_json(c) for c in comparisons], indent=1) + "\n")
     draw(comparisons, args.out / "runs.png")
     return 1 if experiment.errors(comparisons).mean_points > MEAN_POINTS else 0
@@ -52,7 +59,8 @@ def show(console: Console, comparisons: Sequence[Comparison]) -> None:
         cells = [f"{measured:.0f} → {simulated:.0f}" for measured, simulated in c.attainment_percent]
         ratios = [f"{ratio:.2f}" for ratio in c.ratios.values()]
         distances = ", ".join(f"{d:.2f}" for d in c.distances.values())
-        rows.add_row(c.run.name, *cells, ", ".join(ratios[:2]), ", ".join(ratios[2:]), distances)
+        version = f"{c.run.name}, before 0.2.2" if c.run.packs else c.run.name
+        rows.add_row(version, *cells, ", ".join(ratios[:2]), ", ".join(ratios[2:]), distances)
     console.print(rows)
     for system in ("", *sorted({c.run.system for c in comparisons})):
         found = experiment.errors([c for c in comparisons if c.run.system.startswith(system)])
@@ -63,10 +71,28 @@ def show(console: Console, comparisons: Sequence[Comparison]) -> None:
         )
 
 
+def show_held_out(console: Console, found: Sequence[HeldOut]) -> None:
+    for held in found:
+        c, errors = held.comparison, experiment.errors([held.comparison])
+        vllm, distserve = held.constants.vllm, held.constants.distserve
+        chosen = (
+            f"{1e3 * vllm.host.sequence_s:g} ms a sequence, prefills × {vllm.prefill_ratio:g}, KV × {vllm.kv_ratio:g}"
+            if c.run.system == "vllm"
+            else f"front {1e3 * distserve.front_s:g} ms, hand-over {1e3 * distserve.handover_s:g} ms "
+            f"and {distserve.handover_bytes_per_s / 1e9:g} GB/s"
+        )
+        console.print(
+            f"{c.run.name}, left out ({chosen}): attainment {errors.mean_points:.1f} points apart on average, "
+            f"{errors.max_points:.1f} at most; worst p50 or p90 {100 * errors.worst_ratio:.0f} %",
+            highlight=False,
+        )
+
+
 def as_json(c: Comparison) -> dict[str, object]:
     return {
         "run": c.run.name,
         "requests": len(c.run.jobs),
+        "packs": c.run.packs,
         "attainment_percent": [
             {"scale": scale, "measured": measured, "simulated": simulated}
             for scale, (measured, simulated) in zip(experiment.SCALES, c.attainment_percent, strict=True)

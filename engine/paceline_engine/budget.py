@@ -1,7 +1,8 @@
-"""How large a step may grow: the largest chunk of a prefill that keeps the predicted step within a time limit.
+"""How large a step may grow, and how long it should be: arithmetic on the step-time model.
 
-The limit itself is the policy's (`policies/stall_free.py`); here is the arithmetic on the step-time model. A chunk that
-does not finish its prompt ends on a tile, so that no partial tile is computed twice (Sarathi-Serve §4.3). Pure.
+The limits themselves are the policy's (`policies/stall_free.py`). A chunk that does not finish its prompt ends on a
+tile, so that no partial tile is computed twice (Sarathi-Serve §4.3). Invariant: a chunk that is not 0 keeps the
+predicted step within its limit. Pure.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paceline_engine.step_time import StepTimeModel
+
+NO_SPEED = 1e-9  # tokens a second, where not even a tile fits
 
 
 @dataclass(slots=True)
@@ -58,3 +61,43 @@ def _on_tile(load: StepLoad, chunk: int, tile: int) -> int:
     """`chunk` cut so that the whole step ends on a tile, unless it is less than one."""
     over = (load.decodes + load.prefill_tokens + chunk) % tile
     return chunk - over if chunk > over else chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a step with prefills should be, and how many prefill tokens a second come of it in the long run."""
+
+    step_s: float
+    tokens_per_s: float
+
+
+SAME_SPEED = 0.97  # long steps that compute so much of what even ones do are preferred: they serve earlier
+
+
+def best_pace(
+    load: StepLoad,
+    model: StepTimeModel,
+    work: int,
+    even_s: float,
+    limit_s: float,
+    decode_s: float,
+    room: int,
+    tile: int,
+) -> Pace:
+    """The better of two ways to compute `work` prefill tokens beside `load`: even steps, or steps up to the limit.
+
+    All decodes keep their mean at steps of `even_s`, and at longer ones if decode-only steps of `decode_s` make up for
+    them. Weights are read once a step, so even steps use a small machine better; where a mixed step costs much more
+    than its decodes, long ones do.
+    """
+    tokens = largest_chunk(load, model, 0, work, even_s, room, tile)
+    if tokens and (tokens in (work, room) or limit_s <= even_s):
+        return Pace(even_s, tokens / load.seconds(model, tokens))
+    most = largest_chunk(load, model, 0, work, limit_s, room, tile)
+    if not most:
+        return Pace(even_s, NO_SPEED)
+    long_s = load.seconds(model, most)
+    cycle_s = even_s * (long_s - decode_s) / max(even_s - decode_s, 1e-6) if long_s > even_s else long_s
+    if tokens and most / cycle_s < SAME_SPEED * tokens / even_s:
+        return Pace(even_s, tokens / even_s)
+    return Pace(limit_s, most / cycle_s)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import deque
+from collections.abc import Sequence
+
+from paceline_engine.request import Request
 
 
 class OutputLengths:
@@ -41,3 +44,22 @@ class OutputLengths:
         if left == 0:  # longer than anything seen: as long again as the longest was, at the least one
             return max(1, ordered[-1] // 4)
         return max(1, ordered[longer + min(left - 1, int(quantile * left))] - emitted_tokens)
+
+    def medians(self, requests: Sequence[Request]) -> list[int]:
+        """`remaining` of many requests at once, for hot paths."""
+        found: list[int] = []
+        name: str | None = None
+        ordered: list[int] = []
+        known = 0
+        for r in requests:
+            if r.objective.class_name != name:
+                name = r.objective.class_name
+                ordered = self._sorted.get(name, [])
+                known = len(ordered) if len(ordered) >= self._few else 0
+            emitted = r.emitted_tokens
+            longer = bisect_right(ordered, emitted) if known else 0
+            if longer < known:
+                found.append(ordered[longer + (known - longer) // 2] - emitted)
+            else:
+                found.append(max(1, ordered[-1] // 4 if known else self._prior - emitted))
+        return found

@@ -85,7 +85,7 @@ def read_remote_kv(params: Mapping[str, Any]) -> RemoteKV:
         )
     except KeyError as e:
         raise InvalidTransfer(f"{KV_PARAMS}.{e.args[0]} is missing; pass leg 1's {KV_PARAMS} on as they came") from e
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError) as e:
         raise InvalidTransfer(str(e)) from e
     return remote
 

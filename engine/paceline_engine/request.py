@@ -44,6 +44,7 @@ class Request:
     computed_tokens: int = 0
     emitted_tokens: int = 0
     cached_tokens: int = 0  # of the prompt, found in the prefix cache when it was first scheduled
+    started_s: float = float("nan")  # when the first step with a part of it began, or could begin
     first_token_s: float = float("nan")
     last_token_s: float = float("nan")
     max_gap_s: float = 0.0
@@ -51,6 +52,7 @@ class Request:
     urgency_s: float = float("nan")  # the latest start of its prefill that meets its deadline, kept by the policy
     lost: bool = False  # its mean TPOT cannot be met any more: it no longer bounds the others' steps
     blocks: list[int] = field(default_factory=list)  # the KV blocks that it holds, written by KVBlocks only
+    gaps_s: list[float] | None = None  # gets each gap between two of its tokens, where somebody wants them
 
     @property
     def total_tokens(self) -> int:
@@ -81,6 +83,8 @@ class Request:
             return False
         if self.emitted_tokens:
             self.max_gap_s = max(self.max_gap_s, now - self.last_token_s)
+            if self.gaps_s is not None:
+                self.gaps_s.append(now - self.last_token_s)
         else:
             self.first_token_s = now
         self.emitted_tokens += 1

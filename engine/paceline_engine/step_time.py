@@ -235,6 +235,10 @@ class StepTimeModel:
         table_s = self.table.seconds4(prefill_tokens, prefill_pairs, decodes, decode_context)
         return (self._mixed if prefill_tokens else self._decode).predict(table_s)
 
+    def attention_s(self, prefill_pairs: float) -> float:
+        """The part of a step that grows with the square of its prompts."""
+        return self._mixed.scale * self.table.pair_s * prefill_pairs
+
     def margin_s(self, shape: StepShape) -> float:
         """p95 of measured above predicted, scaled to this step; a wide one while the regime is not trusted."""
         fit = self._mixed if shape.prefill_tokens else self._decode

@@ -3,16 +3,26 @@
 Every change is O(1) on the replicas that a request touches; a `Flight` remembers what it added, so that ending it
 takes back precisely that. Replicas come and go while requests run. Invariants: no figure is ever negative; each figure
 of a replica is the sum over the flights on it; a flight holds nothing after `end`. KV is counted in tokens and reserved
-for the expected output. Times: model seconds.
+for the expected output; a prompt counts whole, and apart from that without what the prefix cache is thought to hold of
+it (`new_`). Times: model seconds.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import exp, inf
+from typing import TYPE_CHECKING, NamedTuple
 
 from paceline_engine.step_time import StepTable
+
+from paceline_router.foresight import PredictionErrors
+from paceline_router.prefixes import PrefixIndex
+
+if TYPE_CHECKING:
+    from paceline_router.outlook import Outlook
 
 
 class Role(StrEnum):
@@ -21,6 +31,15 @@ class Role(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     MIXED = "mixed"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Requests in an engine: prompt tokens to be computed; of those that decode or will, context and TPOT limits."""
+
+    queued_tokens: int = 0
+    context: int = 0
+    paces: Mapping[float, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +54,39 @@ class Facts:
     token_budget: int = 2048  # vLLM's default max_num_batched_tokens
     block_size: int = 16
     kv_tokens: int | None = None  # None: not known, taken as enough
+    work: Work | None = None  # whoever sent it; None: not told
     seen_at_s: float = 0.0
+
+    def says_as(self, other: Facts) -> bool:
+        """Whether the engine's own figures, apart from its work, are as in `other`."""
+        return (
+            self.table is other.table
+            and self.mixed_scale == other.mixed_scale
+            and self.mixed_offset_s == other.mixed_offset_s
+            and self.decode_scale == other.decode_scale
+            and self.decode_offset_s == other.decode_offset_s
+            and self.kv_tokens == other.kv_tokens
+        )
+
+
+class Queued(NamedTuple):
+    """A prompt in a queue, in the order in which it is due; `new_squares` is twice its attention pairs."""
+
+    due_s: float
+    number: int  # of its flight
+    new_tokens: int
+    new_squares: int
+
+
+NO_WORK = Work()
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One engine as this router sees it. `prefill_squares` is Σ prompt², twice the attention pairs of the queue."""
+    """One engine as this router sees it. `prefill_squares` is Σ prompt², twice the attention pairs of the queue.
+
+    `paces` counts those that decode or will decode here by their TPOT limit.
+    """
 
     name: str
     role: Role
@@ -61,7 +107,13 @@ class Replica:
     incoming_context: int = 0
     kv_reserved: int = 0
     kv_parked: int = 0  # of kv_reserved: prefilled, waiting to be fetched
+    others: Work = NO_WORK  # what other routers had here at the last scrape
+    new_tokens: int = 0  # of prefill_tokens: not thought to be in the prefix cache
+    queue: list[Queued] = field(default_factory=list)
+    paces: dict[float, int] = field(default_factory=dict)
     queue_s: float | None = None  # latency's memo of the queue's predicted seconds; None: to be computed again
+    outlook: Outlook | None = None  # the same for what outlook.py foresees
+    prompt_steps_s: tuple[float, float] | None = None  # and for what it makes of the facts alone
 
     @property
     def is_active(self) -> bool:
@@ -84,10 +136,27 @@ OUTPUT_QUANTILE = 0.9  # KV is reserved for this quantile of a class's output le
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a request is expected to need: prompt tokens and output tokens to reserve KV for."""
+    """What a request is expected to need: prompt tokens and output tokens to reserve KV for; and by when.
+
+    `due_s`: until its first token; `tpot_s`: its limit; `pace_tokens`: the output that is as likely exceeded as not.
+    `block_hashes` name its full prompt blocks, empty where they are not known.
+    """
 
     prompt_tokens: int
     output_tokens: int
+    due_s: float = inf
+    tpot_s: float = inf
+    pace_tokens: int = 0
+    block_hashes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a choice said of a request's first token, and how old the state was that said it."""
+
+    chosen_s: float
+    ttft_s: float
+    age_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -102,8 +171,37 @@ class Flight:
     parked_on: Replica | None = None
     incoming_on: Replica | None = None
     decoding_on: Replica | None = None
+    paced_on: Replica | None = None
+    promise: Promise | None = None
+    entry: Queued | None = None  # in the queue of `queued_on`
+    number: int = 0  # in order of arrival
     context: int = 0
     kv: dict[str, int] = field(default_factory=dict)  # tokens reserved, by replica
+
+
+LOAD_OVER_S = 30.0  # model time: long against one request, short against a change of the hour
+LOAD_FROM_S = 1.0  # a shorter time says nothing of a rate
+
+
+@dataclass(slots=True)
+class Load:
+    """What arrives, per second, over about the last LOAD_OVER_S or since the first: requests, and prompt tokens."""
+
+    requests_rps: float = 0.0
+    tokens_per_s: float = 0.0
+    _seen_s: float = 0.0  # how long the averages reach back, at most LOAD_OVER_S
+    _at_s: float | None = None
+
+    def note(self, new_tokens: int, now: float) -> None:
+        """One request arrived."""
+        since_s = 0.0 if self._at_s is None else max(now - self._at_s, 0.0)
+        kept = exp(-since_s / LOAD_OVER_S)
+        before_s = max(self._seen_s, LOAD_FROM_S)
+        self._seen_s = kept * self._seen_s + (1.0 - kept) * LOAD_OVER_S
+        reach_s = max(self._seen_s, LOAD_FROM_S)
+        self.requests_rps = (kept * self.requests_rps * before_s + 1.0) / reach_s
+        self.tokens_per_s = (kept * self.tokens_per_s * before_s + new_tokens) / reach_s
+        self._at_s = now
 
 
 class Ledger:
@@ -113,11 +211,28 @@ class Ledger:
         self.replicas = {replica.name: replica for replica in replicas}
         self._ready: dict[Role, tuple[Replica, ...]] = {}
         self.decoders: Mapping[str, tuple[Replica, ...]] = {}  # those that may get requests, by revision, by name
+        self._computing = 1  # active replicas over which prompts are spread
+        self._paced = self._others = 0  # requests that decode or will: this router's, and others'
+        self.prefixes = PrefixIndex()
+        self.load = Load()
+        self.errors = PredictionErrors()
+        self.changed: set[str] = set()  # replicas whose work, state or facts changed since a reader emptied it
+        self._flights = 0
         self._group()
 
     def ready(self, role: Role) -> tuple[Replica, ...]:
         """Replicas of a role that may get requests, by name."""
         return self._ready[role]
+
+    @property
+    def share(self) -> float:
+        """Of what arrives here, what one replica gets if all get the same."""
+        return 1.0 / self._computing
+
+    @property
+    def own(self) -> float:
+        """Of the work at all replicas, this router's part; 1 where engines do not tell of others'."""
+        return self._paced / (self._paced + self._others) if self._paced else 1.0
 
     def add(self, replica: Replica) -> None:
         """A replica that was not there."""
@@ -135,7 +250,9 @@ class Ledger:
 
     def remove(self, name: str) -> None:
         """An idle replica is gone."""
-        del self.replicas[name]
+        self._others -= sum(self.replicas.pop(name).others.paces.values())
+        self.changed.add(name)
+        self.prefixes.forget(name)
         self._group()
 
     def set_ready(self, name: str, ready: bool) -> bool:
@@ -153,21 +270,37 @@ class Ledger:
         decoders = self._ready[Role.DECODE]
         revisions = sorted({replica.revision for replica in decoders})
         self.decoders = {v: tuple(r for r in decoders if r.revision == v) for v in revisions}
+        computing = len(self._ready[Role.PREFILL]) + len(self._ready[Role.MIXED])
+        self._computing = computing or max(len(decoders), 1)
+        self.changed.update(self.replicas)
 
     def learn(self, name: str, facts: Facts) -> None:
         """What a scrape of the replica found."""
         replica = self.replicas[name]
+        others = NO_WORK if facts.work is None else _without_own(facts.work, replica)
+        if others != replica.others or not facts.says_as(replica.facts):
+            self._others += sum(others.paces.values()) - sum(replica.others.paces.values())
+            replica.others, replica.prompt_steps_s = others, None
+            self._alter(replica)
         replica.facts, replica.queue_s = facts, None
+        self.prefixes.block_size = facts.block_size
 
     def begin(self, size: Size, prefill: str | None, decode: str, now: float) -> Flight:
         """A request goes to `prefill` first, with its KV already reserved at `decode`; or wholly to `decode`."""
-        flight = Flight(size, self.replicas[decode])
+        self._flights += 1
+        flight = Flight(size, self.replicas[decode], number=self._flights)
         if prefill is None:
             self.compute_on(flight, decode, now)
         else:
             self._expect(flight, self.replicas[decode])
             self.prefill_on(flight, prefill, now)
+        self.load.note(flight.entry.new_tokens if flight.entry else 0, now)
         return flight
+
+    def expect(self, flight: Flight, ttft_s: float, now: float) -> None:
+        """Its choice, made now, foresees its first token in `ttft_s`."""
+        first = flight.prefill or flight.decode
+        flight.promise = Promise(now, ttft_s, now - first.facts.seen_at_s)
 
     def prefill_on(self, flight: Flight, prefill: str, now: float) -> None:
         """Leg 1 starts at `prefill`; whatever an earlier leg 1 left is given up."""
@@ -206,18 +339,29 @@ class Ledger:
         flight.decode = replica = self.replicas[decode]
         self._leg(flight, replica)
         self._enqueue(flight, replica, now)
+        self._pace(flight, replica)
         self._reserve(flight, replica, flight.size.prompt_tokens + flight.size.output_tokens)
 
     def first_token(self, flight: Flight, now: float) -> None:
         """The first token came from the decode replica: its prompt is done, its KV fetched."""
         self._drop_prefill(flight, now)
         self._unexpect(flight)
+        self._keep(flight, now)
         if flight.decoding_on is None:
             flight.decoding_on = replica = flight.decode
             flight.context = flight.size.prompt_tokens + 1
             replica.decodes += 1
             replica.queue_s = None
+            self._alter(replica)
             replica.decode_context += flight.context
+
+    def _keep(self, flight: Flight, now: float) -> None:
+        """Learns from the promise, unless it was of a request that is late anyhow: the engine puts those last."""
+        promise = flight.promise
+        if promise is not None:
+            flight.promise = None
+            if promise.chosen_s + promise.ttft_s <= flight.size.due_s:
+                self.errors.observe(promise.age_s, promise.ttft_s, now - promise.chosen_s)
 
     def tokens(self, flight: Flight, count: int) -> None:
         """`count` more tokens came; beyond the reservation the KV grows with them."""
@@ -235,6 +379,11 @@ class Ledger:
         self._drop_prefill(flight, now)
         self._drop_decode(flight)
 
+    def _alter(self, replica: Replica) -> None:
+        """Its work is another: what was foreseen of it is void."""
+        replica.outlook = None
+        self.changed.add(replica.name)
+
     def _leg(self, flight: Flight, replica: Replica) -> None:
         flight.leg_on = replica
         replica.legs += 1
@@ -249,9 +398,22 @@ class Ledger:
         if replica.prefill_queue == 0:
             replica.head_since_s = now
         replica.queue_s = None
+        self._alter(replica)
         replica.prefill_queue += 1
         replica.prefill_tokens += flight.size.prompt_tokens
         replica.prefill_squares += flight.size.prompt_tokens**2
+        flight.entry = entry = self._entry(flight, replica, now)
+        insort(replica.queue, entry)
+        replica.new_tokens += entry.new_tokens
+
+    def _entry(self, flight: Flight, replica: Replica, now: float) -> Queued:
+        size, cached = flight.size, 0
+        if size.block_hashes:
+            prefixes = self.prefixes
+            cached = min(prefixes.tokens_at(replica.name, size.block_hashes, now), size.prompt_tokens - 1)
+            prefixes.note(replica.name, size.block_hashes, now, replica.facts.kv_tokens)
+        squares = size.prompt_tokens**2 - cached**2
+        return Queued(size.due_s, flight.number, size.prompt_tokens - cached, squares)
 
     def _dequeue(self, flight: Flight, now: float) -> None:
         replica = flight.queued_on
@@ -259,15 +421,39 @@ class Ledger:
             flight.queued_on = None
             replica.head_since_s = now
             replica.queue_s = None
+            self._alter(replica)
             replica.prefill_queue -= 1
             replica.prefill_tokens -= flight.size.prompt_tokens
             replica.prefill_squares -= flight.size.prompt_tokens**2
+            assert flight.entry is not None
+            del replica.queue[bisect_left(replica.queue, flight.entry)]
+            replica.new_tokens -= flight.entry.new_tokens
+            flight.entry = None
 
     def _expect(self, flight: Flight, replica: Replica) -> None:
         flight.decode = flight.incoming_on = replica
         replica.incoming += 1
         replica.incoming_context += flight.size.prompt_tokens
+        self._pace(flight, replica)
         self._reserve(flight, replica, flight.size.prompt_tokens + flight.size.output_tokens)
+
+    def _pace(self, flight: Flight, replica: Replica) -> None:
+        """It decodes at `replica`, now or later."""
+        self._unpace(flight)
+        self._alter(replica)
+        flight.paced_on = replica
+        self._paced += 1
+        replica.paces[flight.size.tpot_s] = replica.paces.get(flight.size.tpot_s, 0) + 1
+
+    def _unpace(self, flight: Flight) -> None:
+        replica = flight.paced_on
+        if replica is not None:
+            self._alter(replica)
+            flight.paced_on = None
+            self._paced -= 1
+            left = replica.paces.pop(flight.size.tpot_s) - 1
+            if left:
+                replica.paces[flight.size.tpot_s] = left
 
     def _unexpect(self, flight: Flight) -> None:
         if flight.incoming_on is not None:
@@ -285,8 +471,10 @@ class Ledger:
 
     def _drop_decode(self, flight: Flight) -> None:
         self._unexpect(flight)
+        self._unpace(flight)
         if flight.decoding_on is not None:
             flight.decoding_on.queue_s = None
+            self._alter(flight.decoding_on)
             flight.decoding_on.decodes -= 1
             flight.decoding_on.decode_context -= flight.context
             flight.decoding_on = None
@@ -298,3 +486,10 @@ class Ledger:
 
     def _release(self, flight: Flight, replica: Replica) -> None:
         replica.kv_reserved -= flight.kv.pop(replica.name, 0)
+
+
+def _without_own(work: Work, replica: Replica) -> Work:
+    """What is left of an engine's work for other routers; what is on its way there may hide a little of theirs."""
+    paces = {pace: left for pace, n in work.paces.items() if (left := n - replica.paces.get(pace, 0)) > 0}
+    context = work.context - replica.decode_context - replica.incoming_context - replica.prefill_tokens
+    return Work(max(work.queued_tokens - replica.new_tokens, 0), max(context, 0) if paces else 0, paces)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -26,10 +28,16 @@ class Requests(RuleBasedStateMachine):
         output=st.integers(1, 900),
         p=st.sampled_from([*PREFILLS, None]),
         d=st.sampled_from(DECODES),
+        limits=st.sampled_from([(0.3, 0.02), (1.0, 0.05), (30.0, 0.25)]),
+        chain=st.integers(0, 3),
     )
-    def begin(self, prompt: int, output: int, p: str | None, d: str) -> Flight:
+    def begin(self, prompt: int, output: int, p: str | None, d: str, limits: tuple[float, float], chain: int) -> Flight:
         self.now += 0.1
-        flight = self.ledger.begin(Size(prompt, output), p, d, self.now)
+        hashes = tuple(range(chain * 1000, chain * 1000 + prompt // 16)) if chain else ()
+        size = Size(prompt, output, self.now + limits[0], limits[1], 100, hashes)
+        flight = self.ledger.begin(size, p, d, self.now)
+        assert flight.entry is not None
+        assert 1 <= flight.entry.new_tokens <= prompt
         self.live.append(flight)
         return flight
 
@@ -78,6 +86,9 @@ class Requests(RuleBasedStateMachine):
             assert (r.prefill_queue, r.prefill_tokens) == (len(queued), sum(queued))
             assert r.prefill_squares == sum(n * n for n in queued)
             assert r.kv_parked == sum(f.size.prompt_tokens for f in self.live if f.parked_on is r)
+            entries = sorted(f.entry for f in self.live if f.queued_on is r and f.entry is not None)
+            assert (r.queue, r.new_tokens) == (entries, sum(e.new_tokens for e in entries))
+            assert r.paces == Counter(f.size.tpot_s for f in self.live if f.paced_on is r)
             incoming = [f.size.prompt_tokens for f in self.live if f.incoming_on is r]
             assert (r.incoming, r.incoming_context) == (len(incoming), sum(incoming))
             contexts = [f.context for f in self.live if f.decoding_on is r]

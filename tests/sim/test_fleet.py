@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paceline_api.outcomes import Outcome
 from paceline_api.slo import SLOClass
+from paceline_engine.request import Leg
 from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec, scaled
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
-from paceline_router.pick import POLICIES
+from paceline_router.pick import FORESEEING, POLICIES
 from paceline_router.state import Role
 
 CLASSES = {"interactive": SLOClass("interactive", 0.4, 0.04), "batch": SLOClass("batch", 30.0, 0.25)}
@@ -52,7 +53,9 @@ def test_every_arrival_has_one_outcome_and_every_leg_is_counted(roles: tuple[Rol
     assert fleet.arrivals == len(rides) == sum(fleet.outcomes.values()) == 300
     assert fleet.outcomes[Outcome.COMPLETED] == 300
     legs = sum(e.counters.finished + e.counters.aborted for e in fleet.engines.values())
-    assert legs == (600 if roles is DISAGGREGATED else 300)
+    assert legs == 300 + sum(ride.leg is Leg.DECODE for ride in rides)
+    if router_policy not in FORESEEING:
+        assert legs == (600 if roles is DISAGGREGATED else 300)
     for ride in rides:
         assert ride.course.first_token_s is not None
         assert ride.course.end_s is not None

@@ -15,7 +15,7 @@ from paceline_api.slo import SLOClass
 from paceline_engine.policies import POLICIES
 from paceline_engine.request import Leg
 from paceline_engine.sim.machine import MachineSpec
-from paceline_engine.sim.pipeline import PipelinedReplica
+from paceline_engine.sim.pipeline import TURN_S, PipelinedReplica
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.step_time import HostTerm
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job
@@ -108,7 +108,7 @@ def test_in_a_loop_newcomers_join_the_crew_that_came_back_unless_they_miss_it() 
     drive.run(1)
     drive.start()
     assert piped.begin(drive.now) is None, "one crew, one micro-batch"
-    for id_, before_its_tokens_are_out_s in (("early", 0.01), ("late", HOST.constant_s / 2)):
+    for id_, before_its_tokens_are_out_s in (("early", 0.01), ("late", TURN_S / 2)):
         at = drive.ends_s() - before_its_tokens_are_out_s
         piped.submit(make_request(id_, prompt_tokens=16, max_tokens=50, arrival_s=at, leg=Leg.DECODE))
     drive.run(1)

@@ -37,10 +37,12 @@ PURE = (
     ),
     *(f"paceline_engine.{name}" for name in ("policies", "http1.sse")),
     *(f"paceline_engine.sim.{name}" for name in ("replica", "batching", "machine", "pipeline", "setup", "text")),
+    *(f"paceline_engine.vllm.{name}" for name in ("rules", "bodies", "objectives", "settings", "guess", "pacer")),
     *(
         f"paceline_router.{name}"
         for name in ("request", "admission", "waiting", "pick", "latency", "state", "endpoints")
     ),
+    *(f"paceline_router.{name}" for name in ("outlook", "foresight", "shortlist", "prefixes")),
     *(f"paceline_router.{name}" for name in ("attempts", "autoscale", "miss", "tracker", "stream", "bodies")),
     *(f"paceline_router.{name}" for name in ("quantile", "pod_state", "judged")),
     *(f"paceline_router.console.{name}" for name in ("tally", "scaling", "view")),

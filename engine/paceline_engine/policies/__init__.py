@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from paceline_engine.lengths import OutputLengths
+from paceline_engine.policies.chunked_only import ChunkedOnly
 from paceline_engine.policies.decode_only import DecodeOnly
 from paceline_engine.policies.orca import Orca
 from paceline_engine.policies.prefill_only import PrefillOnly
@@ -33,8 +34,10 @@ class PolicySetting:
 
 POLICIES: Mapping[str, Callable[[PolicySetting], Policy]] = {
     "vllm-v0": lambda s: VLLMv0(),
+    "vllm-v0-padded": lambda s: VLLMv0(padded=True),
     "orca": lambda s: Orca(),
     "sarathi": lambda s: Sarathi(s.token_budget or 512),
+    "chunked-only": lambda s: ChunkedOnly(s.token_budget or 512),
     "vllm-v1": lambda s: VLLMv1(s.token_budget or 2048),
     "split-fuse": lambda s: SplitFuse(s.token_budget or 768),
     "prefill-only": lambda s: PrefillOnly(s.token_budget or 512),

@@ -1,31 +1,37 @@
 """The deadline-driven stall-free policy (DESIGN §5): each step's token budget follows from what running requests owe.
 
-The step limit is the time until the first decode, run at the decode-only pace from then on, would miss its mean TPOT or
-stall. Prefill chunks fill that time in the order of their slack. What cannot be saved any more no longer bounds the
-others: a lost decode leaves the limit, a lost prefill goes to a background queue with a small share. A step also ends
-before the first TTFT deadline among its own prompts. Goes beyond Sarathi-Serve's fixed budget (OSDI'24, Algorithm 3).
-Pure.
+The limit of a step is the time until the first decode, run at the decode-only pace from then on, would miss its mean
+TPOT or stall; below it, a step is as long as computes prompts fastest in the long run. Prefill chunks fill that time in
+the order of their deadlines. What cannot be saved any more no longer bounds the others: a lost decode leaves the limit,
+a lost prefill goes to a background queue with a small share, and so does one that would cost others theirs. Goes beyond
+Sarathi-Serve's fixed budget (OSDI'24, Algorithm 3). Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from heapq import nsmallest
+from itertools import accumulate
 from math import inf
 
-from paceline_engine.budget import StepLoad, largest_chunk
+from paceline_engine.budget import StepLoad, best_pace, largest_chunk
 from paceline_engine.lengths import OutputLengths
+from paceline_engine.policies import prefill_order
 from paceline_engine.policies.step import Latest, Reserve, Step, View
 from paceline_engine.request import Leg, Request
 from paceline_engine.step_time import Regime, StepTimeModel
 
 HORIZON_TOKENS = 32  # how far ahead a decode's pace may be made up for (DESIGN §5)
 MAX_PARTIALS = 4  # prefills that may hold KV unfinished
-LOST_SHARE = 0.1  # of prefill tokens, for prefills that miss anyway, while others can be saved
 CROWDED_SHARE = 0.9  # of the tightest TPOT: a decode step that long is worth thinning out
 REPLAN_STEPS = 16  # decode-only steps between two looks at the deadlines
 SIT_OUT_FACTOR = 1.5  # a decode may sit out a step only if its TPOT is this far above the tightest
+LOOSE_SHARE = 0.75  # of the requests that may run, which looser classes leave the tightest to find room beyond
+# Tried over the SLOs of benchmarks/policies.py:
+LOST_SHARE = 0.02  # of prefill tokens, for prefills that miss anyway, while others can be saved
+RESERVE = 2.0  # margins, of the tightest TPOT: no later step makes up for an error in a request's last ones
+MOST_RESERVED = 0.5  # of the tightest TPOT, while the margin is a guess
+STALL_SHARE = 0.7  # of the stall cap: one long step stalls every decode at once
 
 
 @dataclass(slots=True)
@@ -33,10 +39,15 @@ class _Owed:
     """What the running decodes allow: the limit of the next step, and the decodes that must be in it."""
 
     limit_s: float
+    even_s: float  # if all steps were that long, every decode would keep its mean
+    decode_s: float  # a decode-only step once the next prompt has joined
     decodes: list[Request]
+    patient: list[Request]  # decodes that could sit out this step and still make the next, least room first
     load: StepLoad
     tightest_tpot_s: float
+    loosest_tpot_s: float
     growth_tokens: int
+    context: int  # of all decodes
 
 
 @dataclass(slots=True)
@@ -51,13 +62,13 @@ class StallFree(Latest):
 
     def plan(self, view: View, start_s: float) -> Step:
         owed = self._owed(view, start_s)
-        if not view.partials and not view.waiting:
-            decodes = owed.decodes or view.decodes
-            repeat = REPLAN_STEPS if len(decodes) == len(view.decodes) else 1
-            return Step(decodes, (), max(view.limits.max_batched_tokens, len(decodes)), repeat=repeat)
-        prefills, tokens = self._compose(view, owed, start_s)
-        decodes = owed.decodes if owed.decodes or prefills else view.decodes
-        return Step(decodes, prefills, max(1, len(decodes) + tokens))
+        alone = not view.partials and not view.waiting
+        prefills, tokens = ([], 0) if alone else self._compose(view, owed, start_s)
+        decodes = self._with_patient(owed, min(owed.even_s, owed.limit_s)) if owed.patient else owed.decodes
+        if not decodes and not prefills:
+            decodes = view.decodes
+        repeat = REPLAN_STEPS if alone and len(decodes) == len(view.decodes) else 1
+        return Step(decodes, prefills, max(1, len(decodes) + tokens), repeat=repeat)
 
     def victim(self, view: View, start_s: float) -> Request:
         """Lost requests first, then those with most room until their next token is due."""
@@ -67,43 +78,96 @@ class StallFree(Latest):
 
     def _owed(self, view: View, start_s: float) -> _Owed:
         """One pass over the decodes: who must run, and by when the step must end."""
-        decodes, lengths = view.decodes, self.lengths
+        decodes = view.decodes
         if not decodes:
-            return _Owed(inf, [], StepLoad(), inf, 0)
+            return _Owed(inf, inf, 0.0, [], [], StepLoad(), inf, 0.0, 0, 0)
         context = sum([r.prompt_tokens + r.emitted_tokens for r in decodes])
-        tightest = min([r.objective.tpot_s for r in decodes])
+        tpots = [r.objective.tpot_s for r in decodes]
+        tightest, loosest = min(tpots), max(tpots)
         joining = view.partials[0] if view.partials else view.waiting[0] if view.waiting else None
-        extra = (1, joining.total_tokens) if joining else (0, 0)
-        pace_s = self.model.predict4(0, 0.0, len(decodes) + extra[0], context + extra[1])
-        regime = Regime.MIXED if joining else Regime.DECODE
-        from_s = start_s + self.model.margin_ratio(regime) * pace_s + self.delay_s
+        pace_s = self._pace_s(decodes, tpots, context, joining)
+        margin = self.model.margin_ratio(Regime.MIXED if joining else Regime.DECODE)
+        earliest_s = start_s + self.delay_s
+        from_s = earliest_s + min(RESERVE * margin, MOST_RESERVED) * tightest
         crowded = joining is not None or pace_s > CROWDED_SHARE * tightest
-        limit, growth, run = inf, 0, []
-        for r in decodes:
-            left = min(lengths.remaining(r.objective.class_name, r.emitted_tokens), r.max_tokens - r.emitted_tokens)
+        hard = 1.0 / (1.0 + margin)
+        limit, even, growth = inf, inf, 0
+        run: list[Request] = []
+        waits: list[tuple[float, int]] = []
+        for i, (r, left) in enumerate(zip(decodes, self.lengths.medians(decodes), strict=True)):  # inlined: the hottest
+            objective, emitted = r.objective, r.emitted_tokens
+            left = min(left, r.max_tokens - emitted)
             growth += left
-            slack, stall = _slack_and_stall(r, left, pace_s, from_s)
-            r.lost = slack < pace_s and _due_s(r, left) - left * pace_s < start_s
-            may_wait = crowded and r.emitted_tokens and not r.lost and r.objective.tpot_s >= SIT_OUT_FACTOR * tightest
-            room = min(slack, stall) - pace_s
-            if may_wait and room > max(pace_s, tightest):  # it sits this one out, and must still make the next
-                limit = min(limit, room)
-                continue
-            run.append(r)
-            limit = min(limit, stall) if r.lost else min(limit, slack, stall)
+            if emitted:
+                h = left if left < HORIZON_TOKENS else HORIZON_TOKENS
+                due = r.first_token_s + (emitted + h - 1) * objective.tpot_s - from_s
+                slack = due - (h - 1) * pace_s
+                stall = (r.last_token_s + STALL_SHARE * objective.max_stall_s - earliest_s) * hard
+            else:  # its KV came from elsewhere: its first token is a decode step, bound by its TTFT
+                h, due = 1, inf
+                slack, stall = r.ttft_deadline_s - earliest_s, objective.max_stall_s
+            r.lost = lost = slack < pace_s and _due_s(r, left) - left * pace_s < start_s
+            if not lost and due < even * h:
+                even = due / h
+            bound = stall if lost or stall < slack else slack
+            may_wait = crowded and emitted and not lost and objective.tpot_s >= SIT_OUT_FACTOR * tightest
+            if may_wait and bound - pace_s > max(pace_s, tightest):  # it sits out, and must still make the next
+                bound -= pace_s
+                waits.append((bound, i))
+            else:
+                run.append(r)
+            if bound < limit:
+                limit = bound
         load = StepLoad(len(run), context if len(run) == len(decodes) else sum(r.total_tokens for r in run))
-        return _Owed(limit, run, load, tightest, growth)
+        patient = [decodes[i] for _, i in sorted(waits)]
+        return _Owed(limit, even, pace_s, run, patient, load, tightest, loosest, growth, context)
+
+    def _pace_s(
+        self, decodes: Sequence[Request], tpots: Sequence[float], context: int, joining: Request | None
+    ) -> float:
+        """A decode-only step of those that must run at the tightest pace, once the next prompt has joined.
+
+        A decode of a looser class counts with the share of the steps that it needs.
+        """
+        count, tightest = len(decodes), min(tpots)
+        if tightest < max(tpots):
+            shares = [tightest / tpot_s for tpot_s in tpots]
+            count = round(sum(shares))
+            context = round(sum([share * r.total_tokens for share, r in zip(shares, decodes, strict=True)]))
+        if joining is not None:
+            count, context = count + 1, context + joining.total_tokens
+        return self.model.predict4(0, 0.0, count, context)
+
+    def _with_patient(self, owed: _Owed, limit_s: float) -> list[Request]:
+        """Who must run, and as many of the patient as the step has time for: what they hold is KV that others need."""
+        load, patient = owed.load, owed.patient
+        contexts = list(accumulate([r.total_tokens for r in patient], initial=load.decode_context))
+        low, high = 0, len(patient) + 1  # so many fit, so many do not
+        while high - low > 1:
+            k = (low + high) // 2
+            step_s = self.model.predict4(load.prefill_tokens, load.prefill_pairs, load.decodes + k, contexts[k])
+            low, high = (k, high) if step_s <= limit_s else (low, k)
+        return owed.decodes + patient[:low]
 
     def _compose(self, view: View, owed: _Owed, start_s: float) -> tuple[list[Request], int]:
         """Prefills of this step in order, and the tokens that they may take."""
-        savable, lost = self._queues(view, start_s)
-        load, limit = owed.load, owed.limit_s
+        load = owed.load
+        savable, lost, limit = self._queues(view, owed, start_s)
         chosen: list[Request] = []
+        loose_shut = False  # a request of a looser class that cannot join must not keep out a tighter one
         kv_left = view.kv.available - view.kv.blocks_for(owed.growth_tokens)
         for r, is_lost in self._turns(savable, lost):
             fresh = not r.blocks
-            if fresh and (view.running or chosen) and not self._admits(view, owed, r, len(chosen), kv_left):
-                break
+            if fresh and (view.running or chosen):
+                loose = r.objective.tpot_s > owed.tightest_tpot_s
+                if loose and (loose_shut or view.running + len(chosen) >= LOOSE_SHARE * view.limits.max_requests):
+                    loose_shut = True
+                    continue
+                if not self._admits(view, owed, r, len(chosen), kv_left):
+                    if not loose:
+                        break
+                    loose_shut = True
+                    continue
             due_s = inf if is_lost else max(r.ttft_deadline_s - self.transfer_s - self.delay_s - start_s, 0.0)
             chunk = self._chunk(load, r, limit, due_s, view)
             if chunk <= 0 or (chunk < r.left_tokens and fresh and len(view.partials) >= MAX_PARTIALS):
@@ -120,35 +184,30 @@ class StallFree(Latest):
         self._lost_credit = min(max(self._lost_credit, 0.0), float(view.limits.max_batched_tokens))
         return chosen, load.prefill_tokens
 
+    def _queues(self, view: View, owed: _Owed, start_s: float) -> tuple[list[Request], list[Request], float]:
+        """Prefills to save, those that are not, each in order, and the length of the step that serves them best."""
+        model, load, limits = self.model, owed.load, view.limits
+        beside_s = load.seconds(model, 1) - model.predict4(1, 0.5, 0, 0) if load.decodes else 0.0
+        now, after_s = start_s + beside_s, self.transfer_s + self.delay_s
+        savable, lost = prefill_order.split((*view.partials, *view.waiting), model, after_s, now)
+        work = sum([r.left_tokens for r in savable or lost])
+        room = limits.max_batched_tokens - load.decodes
+        pace = best_pace(load, model, work, owed.even_s, owed.limit_s, owed.decode_s, room, limits.tile_tokens)
+        if len(savable) > 1:
+            savable, given_up = prefill_order.put_off(savable, model, pace.tokens_per_s, after_s, now)
+            lost += given_up
+        return savable, prefill_order.shortest_first(lost), min(pace.step_s, owed.limit_s)
+
     def _chunk(self, load: StepLoad, r: Request, limit_s: float, due_s: float, view: View) -> int:
         """Tokens of `r` for this step; its own deadline may shorten the step, but is no reason to cut the prompt."""
         limits = view.limits
         room = limits.max_batched_tokens - load.decodes - load.prefill_tokens
-        certain = 1 + self.model.margin_ratio(Regime.MIXED)
-        for bound_s in (min(limit_s, due_s), limit_s):
-            chunk = largest_chunk(
-                load, self.model, r.computed_tokens, r.left_tokens, bound_s / certain, room, limits.tile_tokens
-            )
+        due_s /= 1 + self.model.margin_ratio(Regime.MIXED)
+        for bound_s in (due_s, limit_s) if due_s < limit_s else (limit_s,):
+            chunk = largest_chunk(load, self.model, r.computed_tokens, r.left_tokens, bound_s, room, limits.tile_tokens)
             if chunk == r.left_tokens:
                 break
         return chunk
-
-    def _queues(self, view: View, start_s: float) -> tuple[list[Request], list[Request]]:
-        """Savable prefills by slack, and lost ones, shortest first."""
-        savable: list[Request] = []
-        lost: list[Request] = []
-        for r in (*view.partials, *view.waiting):
-            if r.urgency_s != r.urgency_s or r.computed_tokens:
-                left = r.left_tokens
-                alone_s = self.model.predict4(left, left * (r.computed_tokens + left / 2), 0, 0)
-                r.urgency_s = r.ttft_deadline_s - alone_s - self.transfer_s - self.delay_s
-            late = r.emitted_tokens == 0 and r.urgency_s < start_s
-            (lost if late else savable).append(r)
-        if len(savable) > 1:
-            savable = nsmallest(64, savable, key=lambda r: (r.preemptions == 0, r.urgency_s))
-        if len(lost) > 1:
-            lost = nsmallest(16, lost, key=lambda r: (not r.blocks, r.left_tokens))
-        return savable, lost
 
     def _turns(self, savable: list[Request], lost: list[Request]) -> Iterable[tuple[Request, bool]]:
         """Whose turn it is: lost prefills first when their credit covers one, else after all savable ones."""
@@ -167,24 +226,16 @@ class StallFree(Latest):
         if view.kv.blocks_for(r.total_tokens + expected) > kv_left:
             return False
         tightest = min(owed.tightest_tpot_s, r.objective.tpot_s)
-        weight = 1.0
-        context = float(r.total_tokens)
-        for d in (*view.decodes, *view.partials):
+        weight, context, weighed = 1.0, float(r.total_tokens), view.partials
+        if tightest < owed.loosest_tpot_s:
+            weighed = [*view.decodes, *view.partials]
+        else:  # every decode counts in full
+            weight, context = weight + len(view.decodes), context + owed.context
+        for d in weighed:
             share = 1.0 if d.lost else min(1.0, tightest / d.objective.tpot_s)
             weight += share
             context += share * d.total_tokens
         return self.model.predict4(0, 0.0, max(1, round(weight)), round(context)) <= tightest
-
-
-def _slack_and_stall(r: Request, left: int, pace_s: float, from_s: float) -> tuple[float, float]:
-    """Seconds from `from_s` that the step may take: until the mean TPOT breaks, and until the stream stalls.
-
-    A request whose KV came from elsewhere has emitted nothing: its first token is a decode step, bound by its TTFT.
-    """
-    if r.emitted_tokens == 0:
-        return r.ttft_deadline_s - from_s, r.objective.max_stall_s
-    h = min(HORIZON_TOKENS, left)
-    return _due_s(r, h) - (h - 1) * pace_s - from_s, r.last_token_s + r.objective.max_stall_s - from_s
 
 
 def _due_s(r: Request, h: int) -> float:

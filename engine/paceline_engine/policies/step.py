@@ -80,6 +80,7 @@ class Step:
     whole_prompts: bool = False  # a prompt runs in one piece or not at all
     reserve: Reserve = Reserve.CHUNK
     repeat: int = 1  # the same step may run this often while nothing arrives, ends or leaves
+    padded: bool = False  # every prompt is computed at the length of the longest one beside it
 
 
 class Policy(Protocol):

@@ -37,13 +37,13 @@ def fill(step: Step, view: View, policy: Policy, start_s: float) -> Batch:
     """The batch of this step. Admitted requests move from `view.waiting` to `view.partials`; preempted ones go back."""
     batch = Batch()
     _fill_decodes(batch, step.decodes, step, view, policy, start_s)
-    _fill_prefills(batch, step, view)
+    _fill_prefills(batch, step, view, start_s)
     stuck = view.running > view.flying and (batch.preempted or not view.flying)  # what flies will make room
     if not batch and stuck:  # who should have run gave way, or prefills hold all KV and none can go on
         if not view.decodes and not batch.preempted:
             _preempt(batch, view, policy.victim(view, start_s))
         _fill_decodes(batch, view.decodes, step, view, policy, start_s)
-        _fill_prefills(batch, step, view)
+        _fill_prefills(batch, step, view, start_s)
     return batch
 
 
@@ -51,8 +51,13 @@ def _fill_decodes(
     batch: Batch, decodes: Sequence[Request], step: Step, view: View, policy: Policy, start_s: float
 ) -> None:
     kv, block_size = view.kv, view.kv.block_size
+    chosen = list(decodes[: step.token_budget])
+    totals = [r.prompt_tokens + r.emitted_tokens for r in chosen]
+    if not batch.preempted and grow_decodes(view, chosen):
+        batch.decodes, batch.decode_context = chosen, sum(totals)
+        return
     context = batch.decode_context
-    for r in tuple(decodes[: step.token_budget]):
+    for r in chosen:
         total = r.prompt_tokens + r.emitted_tokens
         if len(r.blocks) * block_size < total:
             if not r.blocks:  # preempted a moment ago for one before it
@@ -72,7 +77,18 @@ def _fill_decodes(
     batch.decode_context = context
 
 
-def _fill_prefills(batch: Batch, step: Step, view: View) -> None:
+def grow_decodes(view: View, decodes: Sequence[Request]) -> bool:
+    """Make room for the next token of each; False, and nothing changed, when the pool has too few blocks for all."""
+    kv, block_size = view.kv, view.kv.block_size
+    lacking = [r for r in decodes if len(r.blocks) * block_size < r.prompt_tokens + r.emitted_tokens]
+    if sum(kv.missing(r, r.prompt_tokens + r.emitted_tokens) for r in lacking) > kv.available:
+        return False
+    for r in lacking:
+        kv.grow(r, r.prompt_tokens + r.emitted_tokens)
+    return True
+
+
+def _fill_prefills(batch: Batch, step: Step, view: View, start_s: float) -> None:
     kv = view.kv
     budget = step.token_budget - batch.tokens
     for r in tuple(step.prefills):
@@ -97,12 +113,16 @@ def _fill_prefills(batch: Batch, step: Step, view: View) -> None:
             continue
         if fresh:
             r.cached_tokens = max(r.cached_tokens, r.computed_tokens)
+            if r.preemptions == 0:
+                r.started_s = start_s
             view.waiting.remove(r)
             view.partials.append(r)
         batch.chunks.append((r, chunk))
         batch.prefill_tokens += chunk
         batch.prefill_pairs += chunk * (r.computed_tokens + chunk / 2)
         budget -= chunk
+    if step.padded and batch.chunks:
+        batch.prefill_tokens = len(batch.chunks) * max(chunk for _, chunk in batch.chunks)
 
 
 def _preempt(batch: Batch, view: View, victim: Request) -> None:

@@ -60,8 +60,12 @@ class Machine:
         return seconds
 
     def host_s(self, prefill_tokens: int, decodes: int, decode_context: int) -> float:
-        """The part of a step that its GPUs do not see: the host's, once for all pipeline stages."""
-        return self._table.host.seconds(prefill_tokens, decodes, decode_context)
+        """The part of a step that no pipeline stage sees: the host's, once for all of them.
+
+        Of one loop that is its constant alone: what it takes per token is the workers', each for its own layers.
+        """
+        host = self._table.host
+        return host.constant_s if self.spec.one_loop else host.seconds(prefill_tokens, decodes, decode_context)
 
     def transfer_s(self, tokens: int) -> float:
         """From a decode engine's request for `tokens` tokens of KV until it has them."""

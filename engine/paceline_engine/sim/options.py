@@ -119,11 +119,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def check(args: argparse.Namespace) -> Options:
-    """UsageError for the first thing that cannot work."""
+def check(args: argparse.Namespace, own: StepTable | None = None) -> Options:
+    """UsageError for the first thing that cannot work. `own`: the machine's table, which then is in no file."""
     _check_ranges(args)
     try:
-        table = load_table(args.table, args.model, args.tensor)
+        table = own or load_table(args.table, args.model, args.tensor)
         prior = load_table(args.prior_table, args.model, args.tensor) if args.prior_table else table
     except TableMissing as e:
         raise UsageError(str(e)) from e

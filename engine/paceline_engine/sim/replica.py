@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from paceline_engine.kv_blocks import KVBlocks
 from paceline_engine.lengths import OutputLengths
 from paceline_engine.pd import LEASE_S
 from paceline_engine.policies.step import Limits, Policy, View
 from paceline_engine.request import Leg, Request
-from paceline_engine.sim.batching import Batch, fill
+from paceline_engine.sim.batching import Batch, fill, grow_decodes
 from paceline_engine.sim.machine import Machine
 from paceline_engine.step_time import StepShape, StepTimeModel
 
@@ -92,6 +93,7 @@ class Replica:
         self._last: list[Request] = []  # decodes of the last step
         self._context = 0  # and their context
         self._repeat = 0  # how often that step may still be repeated
+        self._least_stall_s = inf  # the tightest stall limit seen
         self._dead: set[str] = set()  # aborted while in the step in progress
         self._live: dict[str, Request] = {}
 
@@ -109,6 +111,7 @@ class Replica:
         if request.max_tokens < 1 or request.prompt_tokens < 1 or need > self.capacity_tokens:
             raise TooLong(f"prompt and answer need {need} tokens of KV, this engine has {self.capacity_tokens}")
         self._live[request.id] = request
+        self._least_stall_s = min(self._least_stall_s, request.objective.max_stall_s)
         if request.leg is Leg.DECODE:
             self.remote.append(request)
         else:
@@ -124,13 +127,30 @@ class Replica:
             return None
         first = self.remote[0]
         kv = self.view.kv
-        spare = kv.watermark if self.view.running else 0
+        spare = self._kept_free() if self.view.running else 0
         if kv.blocks_for(first.prompt_tokens + 1) + spare > kv.available:
             return None
         kv.grow(first, first.prompt_tokens + 1)
         del self.remote[0]
         self.pulling[first.id] = first
         return first
+
+    def _kept_free(self) -> int:
+        """Blocks that a prompt from elsewhere leaves free beside requests that run.
+
+        DistServe's loop fetches prompts until those that wait to join hold 5 % of the pool, and lets one join where it
+        fits beside all that wait, itself counted again (its `decoding_stage_scheduler.py`).
+        """
+        kv = self.view.kv
+        if not self.machine.spec.one_loop:
+            return kv.watermark
+        held = 0
+        for request in self.remote:
+            blocks = kv.blocks_for(request.prompt_tokens)
+            if 20 * held >= kv.capacity or held + blocks > kv.available:
+                break
+            held += blocks
+        return held
 
     def kv_arrived(self, request_id: str) -> None:
         """The prompt's KV is here: the request decodes from the next step on. Unknown ids were aborted meanwhile."""
@@ -173,7 +193,7 @@ class Replica:
         view = self.view
         if not view.decodes and not view.partials and not view.waiting:
             return None
-        if self._repeat > 0 and len(self._last) == len(view.decodes) and self._room_for_repeat():
+        if self._repeat > 0 and len(self._last) == len(view.decodes) and grow_decodes(view, self._last):
             self._repeat -= 1
             batch = Batch(self._last, decode_context=self._context + len(self._last))
         else:
@@ -190,15 +210,6 @@ class Replica:
             batch.prefill_tokens, batch.prefill_pairs, len(batch.decodes), batch.decode_context
         )
         return self.step_s
-
-    def _room_for_repeat(self) -> bool:
-        """Grow the decodes of the last step once more; False when one of them needs a block that is not there."""
-        kv = self.view.kv
-        size = kv.block_size
-        return all(
-            len(r.blocks) * size >= r.prompt_tokens + r.emitted_tokens or kv.grow(r, r.prompt_tokens + r.emitted_tokens)
-            for r in self._last
-        )
 
     def finish(self, now: float) -> Emitted:
         """End the step in progress at `now`: tokens come out, finished requests leave, prefill legs park their KV."""
@@ -221,23 +232,26 @@ class Replica:
         return emitted
 
     def _advance_decodes(self, batch: Batch, emitted: Emitted, now: float) -> bool:
-        out, finished = emitted.tokens, emitted.finished
+        finished, least_stall_s = emitted.finished, self._least_stall_s
         stalls = 0
         for r in batch.decodes:
             r.computed_tokens += 1
-            if r.emitted_tokens:
+            n = r.emitted_tokens
+            if n:
                 gap = now - r.last_token_s
                 if gap > r.max_gap_s:
                     r.max_gap_s = gap
-                if gap > r.objective.max_stall_s:
+                if gap > least_stall_s and gap > r.objective.max_stall_s:
                     stalls += 1
+                if r.gaps_s is not None:
+                    r.gaps_s.append(gap)
             else:
                 r.first_token_s = now
-            r.emitted_tokens += 1
+            r.emitted_tokens = n = n + 1
             r.last_token_s = now
-            if r.emitted_tokens >= r.max_tokens:
+            if n >= r.max_tokens:
                 finished.append(r)
-        out += batch.decodes
+        emitted.tokens += batch.decodes
         self.counters.generation_tokens += len(batch.decodes)
         self.counters.stalls += stalls
         for r in finished:

@@ -7,11 +7,12 @@ published its docstring says from which of those runs it was read, and how well 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from paceline_engine.policies.step import Limits
 from paceline_engine.sim.machine import MachineSpec
-from paceline_engine.sim.setup import ReplicaSpec
+from paceline_engine.sim.setup import ReplicaSpec, scaled
 from paceline_engine.step_time import HostTerm, StepTable
 from paceline_engine.tables import load_table
 from paceline_router.state import Role
@@ -50,25 +51,49 @@ class DistServeEngine:
 class VLLM2023:
     """vLLM 0.2 as DistServe served it: engine and worker behind Ray, 65,536 tokens a step, 1,024 sequences.
 
-    Read from OPT-13B's runs at 1, 1.5 and 3 requests/s, tried on the other two. `host`: what its Python does for each
-    running sequence, 0.3–0.5 ms a step by regression of answer times on the sequences beside them (residual 1 %).
-    `prefill_ratio`: prompts stall running answers 0.8–0.9 times as long as the published fit of a prefill says.
-    `front_s`: as DistServe's, without its polling.
-    `kv_ratio`: its profiling run keeps memory for the activations of 65,536 tokens; prompts queue when about 54,000
-    tokens of KV are in use, where the fits' capacity is 66,144.
+    Its runs are of two versions (`packs` in measured_runs.py tells them apart). These constants are the later one's,
+    read from OPT-13B's runs at 1, 1.5, 2.5 and 3 requests/s. `host`: what its Python does for each running sequence;
+    regression of answer times on the sequences and the context beside them says 0.3 ms a step (residual 2.5 %), 0.4
+    meets TPOTs best. `prefill_ratio`: by that regression, prompts stall running answers 0.87 times as long as the
+    published fit of a prefill says. `front_s`: as DistServe's, without its polling. `kv_ratio`: its profiling run keeps
+    memory for the activations of 65,536 tokens; prompts queue when about 55,000 tokens of KV are in use, where the
+    fits' capacity is 66,144 (read from the run at 3/s, the only one that fills it).
+    `time_ratio`: of every step to the later version's.
     """
 
     table: str = "a100-sxm-80gb.distserve-vllm"
+    policy: str = "vllm-v0-padded"
     host: HostTerm = SEQUENCE_HOST
     front_s: float = 0.003
-    prefill_ratio: float = 0.88
-    kv_ratio: float = 0.82
+    prefill_ratio: float = 0.87
+    kv_ratio: float = 0.83
+    time_ratio: float = 1.0
     max_batched_tokens: int = 65_536
     max_requests: int = 1024
 
 
 DISTSERVE_ENGINE = DistServeEngine()
 VLLM_2023 = VLLM2023()
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """Both engines'."""
+
+    distserve: DistServeEngine = DISTSERVE_ENGINE
+    vllm: VLLM2023 = VLLM_2023
+
+
+CONSTANTS = Constants()
+
+
+def packed(later: VLLM2023) -> VLLM2023:
+    """The version before, up to 0.2.1, whose prompts lie end to end.
+
+    Nothing is read from its run (2 requests/s): the published fit of a prefill is taken to be this version's, and what
+    the later one gains on prefills it is taken to gain on every step.
+    """
+    return replace(later, policy="vllm-v0", time_ratio=1.0 / later.prefill_ratio)
 
 
 def machine(table: StepTable, **over: object) -> MachineSpec:
@@ -88,29 +113,45 @@ def kv_tokens(table: StepTable, stages: int) -> int:
     return table.kv_tokens + (stages - 1) * table.tensor * GPU_BYTES // table.kv_bytes_per_token
 
 
-def vllm_engines(model: str, tensor: int, of: VLLM2023 = VLLM_2023) -> tuple[EngineSpec, ...]:
+Tables = Callable[[str, str, int, int], StepTable]
+
+
+def published_table(name: str, model: str, tensor: int, stages: int) -> StepTable:
+    """The fit as published, with the KV of all stages; TableMissing where there is none."""
+    table = load_table(name, model, tensor)
+    return replace(table, kv_tokens=kv_tokens(table, stages))
+
+
+def vllm_engines(
+    model: str, tensor: int, of: VLLM2023 = VLLM_2023, tables: Tables = published_table
+) -> tuple[EngineSpec, ...]:
     """vLLM on `tensor` GPUs."""
-    table = replace(faster_prefill(load_table(of.table, model, tensor), of.prefill_ratio), host=of.host)
+    later = replace(faster_prefill(tables(of.table, model, tensor, 1), of.prefill_ratio), host=of.host)
+    table = scaled(later, of.time_ratio)
     blocks = int(of.kv_ratio * table.kv_tokens) // 16
     limits = Limits(max_requests=of.max_requests, max_batched_tokens=of.max_batched_tokens)
     return (
-        EngineSpec("vllm", Role.MIXED, ReplicaSpec(machine(table), "vllm-v0", None, limits, kv_blocks=blocks), tensor),
+        EngineSpec("vllm", Role.MIXED, ReplicaSpec(machine(table), of.policy, None, limits, kv_blocks=blocks), tensor),
     )
 
 
 def distserve_engines(
-    model: str, prefill: tuple[int, int], decode: tuple[int, int], of: DistServeEngine = DISTSERVE_ENGINE
+    model: str,
+    prefill: tuple[int, int],
+    decode: tuple[int, int],
+    of: DistServeEngine = DISTSERVE_ENGINE,
+    tables: Tables = published_table,
 ) -> tuple[EngineSpec, ...]:
     """DistServe's engine; `prefill` and `decode` are (tensor, pipeline)."""
     engines = []
     for role, (tensor, stages) in ((Role.PREFILL, prefill), (Role.DECODE, decode)):
-        table = replace(load_table(of.table, model, tensor), host=of.host)
+        table = replace(tables(of.table, model, tensor, stages), host=of.host)
         spec = machine(
             table,
             stages=stages,
             one_loop=role is Role.DECODE,
             kv_constant_s=of.handover_s,
-            kv_bytes_per_s=of.handover_bytes_per_s * stages,  # each stage copies its own layers
+            kv_bytes_per_s=of.handover_bytes_per_s * tensor * stages,  # each GPU copies its own heads and layers
         )
         limits = Limits(max_requests=of.max_requests, max_batched_tokens=of.prefill_tokens)
         replica = ReplicaSpec(
@@ -119,7 +160,7 @@ def distserve_engines(
             None,
             limits,
             token_budget=of.prefill_tokens,
-            kv_blocks=kv_tokens(table, stages) // 16,
+            kv_blocks=table.kv_tokens // 16,
             hands_over=role is Role.PREFILL,
         )
         engines.append(EngineSpec(role, role, replica, tensor * stages))

@@ -3,7 +3,8 @@
 OPT-13B, ShareGPT, A100-80G, DistServe's engine and vLLM of 2023 (a part of the runs published with its simulator,
 Apache-2.0; the file is named by its reader, none of it is kept here). For each run: the share of requests within SLO
 scales of 0.2 s TTFT and 0.1 s TPOT, measured and simulated, p50 and p90 of both, and the distance between their
-distributions. Invariant: nothing is chosen by run; machines are those of measured_machines.py.
+distributions. Invariant: no constant is fitted to a run; machines are those of measured_machines.py. Of vLLM there are
+two, a version each, and which one a run is of shows in its batches, not in its speed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 
 from paceline_api.slo import SLOClass
+from paceline_engine.policies.vllm_v0 import MAX_PADDINGS
 
-from paceline_planner.papers import measured_machines as machines
+from paceline_planner.papers.measured_machines import CONSTANTS, Constants, distserve_engines, packed, vllm_engines
 from paceline_planner.sim.fleet import Fleet
 from paceline_planner.sim.rides import FleetSpec, Job, Ride
 
@@ -26,6 +29,7 @@ MODEL = "opt-13b"
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
 SLO = SLOClass("chat", ttft_s=0.2, tpot_s=0.1)
 LEVELS = (0.5, 0.9)
+ONE_BATCH_S = 0.002  # first tokens of one batch reach the client 0.3–0.4 ms after each other, of two at least 20 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Latency:
     tpot_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MeasuredRun:
     """One run: its requests in order of issue, and what they got. `config` is tensor and pipeline, one digit each."""
 
@@ -49,6 +53,23 @@ class MeasuredRun:
     @property
     def name(self) -> str:
         return f"{self.system} {self.config} at {self.rate_rps:g}/s"
+
+    @cached_property
+    def packs(self) -> bool:
+        """Of vLLM, whether some batch held prompts that 0.2.2 and later, which pad them, do not put together."""
+        if self.system != "vllm":
+            return False
+        firsts = sorted(
+            (j.arrival_s + x.ttft_s, j.prompt_tokens) for j, x in zip(self.jobs, self.measured, strict=True)
+        )
+        batch: list[int] = []
+        last_s = -inf
+        for at_s, tokens in firsts:
+            batch = [*batch, tokens] if at_s - last_s < ONE_BATCH_S else [tokens]
+            if len(batch) * max(batch) - sum(batch) > MAX_PADDINGS:
+                return True
+            last_s = at_s
+        return False
 
 
 @dataclass(frozen=True)
@@ -108,22 +129,24 @@ def _run(system: str, config: str, rate_rps: float, rows: list[dict[str, str]]) 
     return MeasuredRun(system, config, rate_rps, tuple(jobs), tuple(measured))
 
 
-def fleet(system: str, config: str, model: str = MODEL) -> FleetSpec:
+def fleet(
+    system: str, config: str, model: str = MODEL, constants: Constants = CONSTANTS, *, packs: bool = False
+) -> FleetSpec:
     """The run's machines; ValueError for another system. The KV transfer counts in TPOT, as its authors count it."""
     classes = {SLO.name: SLO}
     match system, [int(digit) for digit in config]:
         case "distserve", [prefill_tp, prefill_pp, decode_tp, decode_pp]:
-            engines = machines.distserve_engines(model, (prefill_tp, prefill_pp), (decode_tp, decode_pp))
-            front_s = machines.DISTSERVE_ENGINE.front_s
-            return FleetSpec(engines, classes, "round-robin", transfer_in_tpot=True, front_s=front_s)
+            one = constants.distserve
+            engines = distserve_engines(model, (prefill_tp, prefill_pp), (decode_tp, decode_pp), one)
+            return FleetSpec(engines, classes, "round-robin", transfer_in_tpot=True, front_s=one.front_s)
         case "vllm", [tensor, 1]:
-            engines = machines.vllm_engines(model, tensor)
-            return FleetSpec(engines, classes, "round-robin", front_s=machines.VLLM_2023.front_s)
+            version = packed(constants.vllm) if packs else constants.vllm
+            return FleetSpec(vllm_engines(model, tensor, version), classes, "round-robin", front_s=version.front_s)
         case _:
             raise ValueError(f"no machine is known for {system} with configuration {config}")
 
 
-def replay(run: MeasuredRun, model: str = MODEL) -> Comparison:
+def replay(run: MeasuredRun, model: str = MODEL, constants: Constants = CONSTANTS) -> Comparison:
     """Serve the run's requests at the moments they were issued."""
     rides: dict[int, Ride] = {}
 
@@ -131,7 +154,7 @@ def replay(run: MeasuredRun, model: str = MODEL) -> Comparison:
         rides[ride.id] = ride
         return False
 
-    simulated = Fleet(fleet(run.system, run.config, model), 1, ended)
+    simulated = Fleet(fleet(run.system, run.config, model, constants, packs=run.packs), 1, ended)
     simulated.run(iter(run.jobs))
     simulated.check()
     courses = (rides[i + 1].course for i in range(len(run.jobs)))

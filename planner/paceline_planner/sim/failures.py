@@ -15,14 +15,18 @@ from paceline_planner.sim.members import Members
 
 
 def kill_at(when_s: float, members: Members, name: str) -> None:
-    """Have a replica die at that moment, if it is ready then; its pool orders another."""
-    members.fleet.timeline.at(when_s, partial(_kill, members, name))
+    """Have a replica die at that moment, or all replicas of a pool, if ready then; the pool orders others."""
+    members.fleet.timeline.at(when_s, partial(_kill_all, members, name))
+
+
+def _kill_all(members: Members, name: str) -> None:
+    for pod in list(members.pods):
+        if name in (pod.name, pod.pool.name) and pod.name in members.fleet.engines:
+            _kill(members, pod.name)
 
 
 def _kill(members: Members, name: str) -> None:
     fleet: Fleet = members.fleet
-    if name not in fleet.engines:
-        return
     rides = fleet.remove(name)
     members.lost(name)
     for ride in rides:

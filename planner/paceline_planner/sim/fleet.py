@@ -7,6 +7,7 @@ ends in exactly one outcome, and at the end no replica holds KV for anyone (`che
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
@@ -23,12 +24,14 @@ from paceline_router.state import Ledger
 
 from paceline_planner.sim.handover import Handovers
 from paceline_planner.sim.rides import EngineSpec, FleetSpec, Job, Ride
-from paceline_planner.sim.routing import Route, Router, Send, facts
+from paceline_planner.sim.routing import Held, Route, Router, Send, facts
 from paceline_planner.sim.timeline import Timeline
 
 __all__ = ["EngineSpec", "Fleet", "FleetSpec", "Job", "Ride"]
 
 LEDGER_EVERY_TOKENS = 8  # the router counts what it relays in pieces; each token by itself would only cost time
+
+LOOK_EVERY_S = 0.01  # between two looks at a waiting room: below a step
 
 
 class Fleet:
@@ -50,15 +53,24 @@ class Fleet:
         self.timeline = Timeline()
         self.engines: dict[str, Engine] = {e.name: build(e.spec, Random(rng.random())) for e in spec.engines}
         self.routers = [
-            Router(spec.router_policy, Random(rng.random()), recompute=spec.recompute) for _ in range(spec.routers)
+            Router(
+                spec.router_policy,
+                Random(rng.random()),
+                spec.classes,
+                recompute=spec.recompute,
+                waiting=spec.waiting,
+            )
+            for _ in range(spec.routers)
         ]
         self.arrivals = 0
         self.outcomes = dict.fromkeys(Outcome, 0)
+        self.faults: Counter[Fault] = Counter()  # legs that failed
         self._ended = ended
         self._arrived = arrived
         self._first_token = first_token
         self._stop = False
         self._coming = False
+        self._looking: set[int] = set()  # routers whose waiting room will be looked at
         self.rides: dict[str, Ride] = {}
         self._handovers = Handovers(self, spec, rng)
         for engine in spec.engines:
@@ -119,6 +131,7 @@ class Fleet:
 
     def fail_leg(self, ride: Ride, fault: Fault) -> None:
         """The current leg of a ride failed; its engine, where there still is one, has forgotten it."""
+        self.faults[fault] += 1
         del self.rides[ride.key]
         self._take(ride, self.routers[ride.router].failed(ride, fault, self.now))
 
@@ -144,7 +157,10 @@ class Fleet:
         if most is not None and job.prompt_tokens + job.output_tokens > most:
             self._end(ride, Outcome.REJECTED)
             return
-        self._take(ride, self.routers[ride.router].start(ride, self.now))
+        router = self.routers[ride.router]
+        self._take(ride, router.arrive(ride, self.now))
+        if router.room is not None:
+            self._release(router)
 
     def _take(self, ride: Ride, route: Route) -> None:
         """What its router decided. KV that is parked and no longer wanted goes with its lease."""
@@ -153,8 +169,21 @@ class Fleet:
             self._handovers.abandon(ride)
         if isinstance(route, Send):
             self._submit(ride, route.replica, route.leg)
+        elif isinstance(route, Held):
+            self.rides[ride.key] = ride
         else:
             self._end(ride, route)
+
+    def _release(self, router: Router, *, looked: bool = False) -> None:
+        """Who may leave a waiting room leaves; while others wait it is looked at again and again."""
+        for ride, route in router.release(self.now):
+            del self.rides[ride.key]
+            self._take(ride, route)
+        if looked:
+            self._looking.discard(id(router))
+        if router.room and id(router) not in self._looking:
+            self._looking.add(id(router))
+            self.timeline.at(self.now + LOOK_EVERY_S, partial(self._release, router, looked=True), awaited=True)
 
     def _submit(self, ride: Ride, name: str, leg: Leg) -> None:
         job, slo = ride.job, self.spec.classes[ride.job.class_name]
@@ -164,6 +193,8 @@ class Fleet:
             prompt, output = prompt + 1, output - 1
         objective = Objective(job.class_name, left_s, slo.tpot_s, slo.stall_s)
         request = Request(ride.key, prompt, output, self.now, objective, job.block_hashes, leg)
+        if self.spec.record_gaps and leg is not Leg.PREFILL:
+            request.gaps_s = ride.gaps_s
         ride.on, ride.leg = name, leg
         engine = self.engines.get(name)
         self.rides[request.id] = ride
@@ -189,9 +220,10 @@ class Fleet:
         else:
             while (request := engine.next_transfer()) is not None:
                 self._handovers.pull(engine, request.id)
-        while engine.can_begin(self.now) and (seconds := engine.begin(self.now)) is not None:
-            self.timeline.at(self.now + seconds, partial(self._step_end, name), awaited=True)
-            if isinstance(engine, PipelinedReplica) and engine.next_start_s > self.now:
+        now = self.timeline.now
+        while engine.can_begin(now) and (seconds := engine.begin(now)) is not None:
+            self.timeline.at(now + seconds, partial(self._step_end, name), awaited=True)
+            if isinstance(engine, PipelinedReplica) and engine.next_start_s > now:
                 self.timeline.at(engine.next_start_s, partial(self.kick, name), awaited=True)
 
     def _pull_alone(self, engine: Engine, turn: bool) -> bool:
@@ -218,15 +250,14 @@ class Fleet:
         self.kick(name, turn=True)
 
     def _note_tokens(self, emitted: Emitted) -> None:
-        if self.spec.record_gaps:
-            self._note_gaps(emitted)
-        for request in emitted.tokens:
+        for request in [r for r in emitted.tokens if r.emitted_tokens % LEDGER_EVERY_TOKENS < 2]:
             if request.leg is Leg.PREFILL:
                 continue
-            tokens = request.emitted_tokens
-            if tokens == 1:
-                self._begin(self.rides[request.id])
-            elif tokens % LEDGER_EVERY_TOKENS == 0:
+            if request.emitted_tokens == 1:
+                ride = self.rides[request.id]
+                ride.started_s = request.started_s
+                self._begin(ride)
+            elif request.emitted_tokens % LEDGER_EVERY_TOKENS == 0:
                 ride = self.rides[request.id]
                 assert ride.flight is not None
                 self.routers[ride.router].ledger.tokens(ride.flight, LEDGER_EVERY_TOKENS)
@@ -239,14 +270,6 @@ class Fleet:
             ride.course.first_token_s = self.now
             if self._first_token is not None:
                 self._first_token(ride)
-
-    def _note_gaps(self, emitted: Emitted) -> None:
-        for request in emitted.tokens:
-            if request.leg is not Leg.PREFILL:
-                ride = self.rides[request.id]
-                if request.emitted_tokens > 1:
-                    ride.gaps_s.append(self.now - ride.last_token_s)
-                ride.last_token_s = self.now
 
     def _prefilled(self, ride: Ride, key: str) -> None:
         """Leg 1 is over: the decode replica is chosen again, now that more is known."""

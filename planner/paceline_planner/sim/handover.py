@@ -45,7 +45,7 @@ class Handovers:
             time.at(time.now + spec.kv_timeout_s, partial(self._failed, key), awaited=True)
         else:
             seconds = engine.machine.transfer_s(self._fleet.rides[key].job.prompt_tokens)
-            time.at(time.now + after_s + seconds, partial(self._arrived, key), awaited=True)
+            time.at(time.now + spec.hop_s + after_s + seconds, partial(self._arrived, key), awaited=True)
 
     def abandon(self, ride: Ride) -> None:
         """Nobody will fetch what is parked of it: it goes with its lease."""

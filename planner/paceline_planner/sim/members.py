@@ -40,6 +40,11 @@ class StartUp:
     def draw(self, rng: Random) -> float:
         return self.mean_s * rng.uniform(1 - self.spread_ratio, 1 + self.spread_ratio)
 
+    @classmethod
+    def of_weights(cls, weight_bytes: float) -> StartUp:
+        """Assumed: 30 s for the process and its CUDA graphs, and the weights at 2 GB/s from a local disk."""
+        return cls(30.0 + weight_bytes / 2e9)
+
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
@@ -73,6 +78,7 @@ class Members:
     fleet: Fleet
     pools: Sequence[PoolSpec]
     rng: Random
+    replaces: bool = True  # a replica that died is ordered again
     pods: list[Pod] = field(default_factory=list)
     _serial: count[int] = field(default_factory=count)
 
@@ -96,10 +102,10 @@ class Members:
             self._leave(pod)
 
     def lost(self, name: str) -> None:
-        """A replica died: unless it was leaving, another is ordered."""
+        """A replica died: unless it was leaving or nothing is replaced, another is ordered."""
         pod = next(pod for pod in self.pods if pod.name == name)
         pod.gone_s = self.fleet.now
-        if pod.left_s == inf:
+        if pod.left_s == inf and self.replaces:
             self._order(pod.pool)
 
     def gpu_seconds(self, until_s: float) -> float:

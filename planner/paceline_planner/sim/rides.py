@@ -12,6 +12,7 @@ from paceline_api.slo import Course, SLOClass
 from paceline_engine.request import Leg
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_router.state import Flight, Role, Size
+from paceline_router.waiting import Rule
 
 NOTHING = Size(0, 0)
 
@@ -45,7 +46,9 @@ class FleetSpec:
     `max_context_tokens`: longer requests are rejected, as an engine does; None: whatever fits the KV cache is served.
     `record_gaps`: rides keep the times between their tokens, which costs a tenth of the speed.
     `front_s`: from a client's send until the fleet knows of the request (connection, HTTP, tokenising); in TTFT.
+    `hop_s`: from the end of a prefill leg until the decode engine asks for its KV (two HTTP exchanges, the router).
     `routers` share the arrivals at random; each knows only what it sent itself, and scrapes at its own moments.
+    `waiting`: what a router's waiting room holds each class to; None: there is none, and nothing is shed.
     `kv_failure_ratio` of the KV transfers fail, known after `kv_timeout_s`; `recompute` is kvTransfer.onFailure.
     """
 
@@ -56,8 +59,10 @@ class FleetSpec:
     max_context_tokens: int | None = None
     record_gaps: bool = False
     front_s: float = 0.0
+    hop_s: float = 0.0
     routers: int = 1
     scrape_every_s: float = 1.0
+    waiting: Mapping[str, Rule] | None = None
     kv_failure_ratio: float = 0.0
     kv_timeout_s: float = 5.0
     recompute: bool = True
@@ -85,7 +90,7 @@ class Ride:
     failures: int = 0
     prefill_failures: int = 0
     avoid: frozenset[str] = frozenset()
-    last_token_s: float = 0.0
+    started_s: float = 0.0  # when its prompt was first scheduled on a decode or mixed replica
     gaps_s: list[float] = field(default_factory=list)
 
     @property

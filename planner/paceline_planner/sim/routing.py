@@ -6,12 +6,14 @@ ride has a flight in the ledger from its first leg on, until `end`. Times are se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from paceline_api.outcomes import Outcome
+from paceline_api.slo import SLOClass
 from paceline_engine.lengths import OutputLengths
 from paceline_engine.request import Leg
 from paceline_engine.sim.replica import Replica as Engine
@@ -19,9 +21,10 @@ from paceline_engine.step_time import Regime
 from paceline_router import attempts
 from paceline_router.attempts import Again, DecodeElsewhere, Fault, GiveUp, NextStep, PrefillElsewhere, Recompute
 from paceline_router.pick import Choice, NoEndpoint, Picker
-from paceline_router.state import OUTPUT_QUANTILE, Facts, Flight, Ledger, Replica, Size
+from paceline_router.state import OUTPUT_QUANTILE, Facts, Flight, Ledger, Replica, Size, Work
+from paceline_router.waiting import Fate, Prospect, Rule, WaitingRoom
 
-from paceline_planner.sim.rides import EngineSpec, Ride
+from paceline_planner.sim.rides import EngineSpec, Job, Ride
 
 if TYPE_CHECKING:
     from random import Random
@@ -37,17 +40,32 @@ class Send:
     leg: Leg
 
 
-Route = Send | Outcome
+@dataclass(frozen=True, slots=True)
+class Held:
+    """It waits at the router: `release` says when it leaves."""
+
+
+Route = Send | Outcome | Held
 
 
 class Router:
-    """`recompute` is kvTransfer.onFailure."""
+    """`recompute` is kvTransfer.onFailure; `waiting` the rules of its waiting room, None without one."""
 
-    def __init__(self, policy: str, rng: Random, *, recompute: bool) -> None:
+    def __init__(
+        self,
+        policy: str,
+        rng: Random,
+        classes: Mapping[str, SLOClass],
+        *,
+        recompute: bool,
+        waiting: Mapping[str, Rule] | None = None,
+    ) -> None:
         self.ledger = Ledger()
         self.picker = Picker(policy, rng)
         self.lengths = OutputLengths()
+        self._classes = classes
         self._recompute = recompute
+        self.room: WaitingRoom[Ride] | None = None if waiting is None else WaitingRoom(waiting)
 
     def join(self, engine: EngineSpec, known: Facts) -> None:
         """A replica that is ready."""
@@ -63,15 +81,35 @@ class Router:
             if self.ledger.replicas[name].is_idle:
                 self.ledger.remove(name)
 
+    def arrive(self, ride: Ride, now: float) -> Route:
+        """A new ride: it starts, or enters the waiting room."""
+        if self.room is None:
+            return self.start(ride, now)
+        ride.size = self._size(ride.job)
+        self.room.enter(ride, ride.job.class_name, ride.size.due_s)
+        return Held()
+
+    def release(self, now: float) -> Iterator[tuple[Ride, Route]]:
+        """Those that leave the waiting room now, each before the next is looked at."""
+        while self.room is not None and (left := self.room.release(lambda ride: self._prospect(ride, now), now)):
+            yield left.what, Outcome.SHED if left.fate is Fate.SHED else self.start(left.what, now)
+
+    def _prospect(self, ride: Ride, now: float) -> Prospect:
+        choice = self.picker.choose(self.ledger, ride.size, now)
+        if isinstance(choice, NoEndpoint):
+            return Prospect(0.0, 0.0)  # it has nothing to wait for: its start ends it
+        seen = self.picker.weigh(self.ledger, ride.size, now, choice)
+        return Prospect(seen.misses, seen.alone_s)
+
     def start(self, ride: Ride, now: float) -> Route:
         """A new ride, or one that begins again."""
-        expected = self.lengths.remaining(ride.job.class_name, 0, OUTPUT_QUANTILE)
-        ride.size = Size(ride.job.prompt_tokens, min(ride.job.output_tokens, expected))
+        ride.size = self._size(ride.job)
         match self.picker.choose(self.ledger, ride.size, now, ride.avoid):
             case NoEndpoint(message):
                 return attempts.without_replica(_progress(ride), message).outcome
-            case Choice(prefill=prefill, decode=decode):
+            case Choice(prefill=prefill, decode=decode, ttft_s=ttft_s):
                 ride.flight = self.ledger.begin(ride.size, prefill, decode, now)
+                self.ledger.expect(ride.flight, ttft_s, now)
                 return Send(decode, Leg.WHOLE) if prefill is None else Send(prefill, Leg.PREFILL)
 
     def prefilled(self, ride: Ride, now: float) -> None:
@@ -110,6 +148,18 @@ class Router:
             self.lengths.observe(ride.job.class_name, ride.course.output_tokens)
         if ride.flight is not None:
             self.ledger.end(ride.flight, now)
+
+    def _size(self, job: Job) -> Size:
+        """What is known of it on arrival; its true length only bounds what is expected of it, as max_tokens does."""
+        slo, expected = self._classes[job.class_name], self.lengths.remaining
+        return Size(
+            job.prompt_tokens,
+            min(job.output_tokens, expected(job.class_name, 0, OUTPUT_QUANTILE)),
+            job.arrival_s + slo.ttft_limit_s(job.prompt_tokens),
+            slo.tpot_s,
+            expected(job.class_name, 0),
+            job.block_hashes,
+        )
 
     def _apply(self, ride: Ride, step: NextStep, now: float) -> Route:
         match step:
@@ -155,8 +205,17 @@ def facts(engine: Engine, now: float) -> Facts:
         token_budget=engine.budget_tokens or engine.view.limits.max_batched_tokens,
         block_size=engine.view.kv.block_size,
         kv_tokens=engine.capacity_tokens,
+        work=_work(engine),
         seen_at_s=now,
     )
+
+
+def _work(engine: Engine) -> Work:
+    view = engine.view
+    prompts = [*view.waiting, *view.partials]
+    paced = [r for r in (*prompts, *view.decodes, *engine.remote, *engine.pulling.values()) if r.leg is not Leg.PREFILL]
+    queued = sum(r.prompt_tokens - r.computed_tokens for r in prompts if r.emitted_tokens == 0)
+    return Work(queued, sum(r.total_tokens for r in paced), Counter(r.objective.tpot_s for r in paced))
 
 
 def _held(ride: Ride) -> Flight:

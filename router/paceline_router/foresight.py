@@ -1,0 +1,36 @@
+"""How wrong predicted times to the first token were: the error that one in ten exceeds, by age of what was known.
+
+An engine's own figures are late: the longer ago its last scrape was, the less a prediction made from them is worth. The
+quantile is followed by a step up for each error above it and a ninth of that down for each below, so it needs no
+history. Invariants: quantiles stay within [LEAST, MOST], and before any observation they grow with age. Pure.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+AGES_S = (1.0, 2.0, 4.0, 8.0)  # upper ends; the last range is open
+PRIOR = (0.25, 0.3, 0.4, 0.5, 0.7)  # of the predicted time
+LEAST, MOST = 0.1, 1.5
+STEP = 0.02
+FLOOR_S = 0.02  # a prediction below this is a step, whose phase nobody knows
+
+
+class PredictionErrors:
+    """p90 of (observed - predicted) / predicted, by age of the state in model seconds."""
+
+    __slots__ = ("_p90",)
+
+    def __init__(self) -> None:
+        self._p90 = list(PRIOR)
+
+    def p90(self, age_s: float) -> float:
+        """As a share of the predicted time."""
+        return self._p90[bisect_right(AGES_S, age_s)]
+
+    def observe(self, age_s: float, predicted_s: float, observed_s: float) -> None:
+        """A first token came `observed_s` after its choice, which had said `predicted_s`."""
+        error = (observed_s - predicted_s) / max(predicted_s, FLOOR_S)
+        i = bisect_right(AGES_S, age_s)
+        moved = self._p90[i] + (STEP if error > self._p90[i] else -STEP / 9)
+        self._p90[i] = min(max(moved, LEAST), MOST)

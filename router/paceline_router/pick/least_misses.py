@@ -1,0 +1,61 @@
+"""The fewest expected new misses, over the request, those that are there and, by its predicted TTFT, those to come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+
+from paceline_router.latency import transfer_s
+from paceline_router.outlook import Foreseen, foresee, slowed
+from paceline_router.pick.choice import Ask
+from paceline_router.pick.least_predicted import missing_room
+from paceline_router.state import Replica, Role
+
+WAITING = 0.3  # misses that one whole TTFT limit of predicted TTFT weighs as much as: prompts to come will wait for it
+SHORT_LIMIT_S, LONG_LIMIT_S = 0.05, 10.0  # a limit counts as no shorter and no longer in that
+NO_ROOM = 1.0  # misses: the request waits for KV
+ROOM_TOKENS = 10_000  # that are missing weigh as much again
+
+
+def least_misses(replicas: Sequence[Replica], ask: Ask) -> Replica:
+    best, least = replicas[0], inf
+    after = _decoders(ask)
+    limit_s = min(max(ask.size.due_s - ask.now, SHORT_LIMIT_S), LONG_LIMIT_S)
+    for replica in replicas:
+        cost = _second_leg(replica, ask, after)
+        if cost < least and ask.computes:
+            seen = foreseen(replica, ask, cost)
+            cost = seen.misses + WAITING * seen.ttft_s / limit_s
+        if cost < least:
+            best, least = replica, cost
+    return best
+
+
+def weigh(first: Replica, ask: Ask) -> Foreseen:
+    """What a whole request, its prompt computed at `first`, is expected to come to."""
+    return foreseen(first, ask, _second_leg(first, ask, _decoders(ask)))
+
+
+def _decoders(ask: Ask) -> Mapping[str, float]:
+    """Expected misses of the second leg, by revision."""
+    return {
+        revision: slowed(decoder, ask.size, ask.load, ask.share, ask.own) for revision, decoder in ask.decoders.items()
+    }
+
+
+def _second_leg(replica: Replica, ask: Ask, after: Mapping[str, float]) -> float:
+    """Expected misses but for those of the prompt: by the decode, there or where it is handed over to, and by KV."""
+    prefills = replica.role is Role.PREFILL
+    misses = after[replica.revision] if prefills else slowed(replica, ask.size, ask.load, ask.share, ask.own)
+    missing = missing_room(replica, ask)
+    return misses + NO_ROOM + missing / ROOM_TOKENS if missing else misses
+
+
+def foreseen(replica: Replica, ask: Ask, misses: float = 0.0) -> Foreseen:
+    """Of the prompt alone, computed at `replica`; its misses are added to `misses`."""
+    size = ask.size
+    handover_s = 0.0
+    if replica.role is Role.PREFILL:
+        handover_s = transfer_s(replica.facts, size.prompt_tokens) + ask.handover_s[replica.revision]
+    cached = ask.cached.get(replica.name, 0) if ask.cached else 0
+    return foresee(replica, size, cached, ask.now, handover_s, ask.errors, misses)

@@ -1,0 +1,26 @@
+"""The policies by the names that configuration knows them by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paceline_router.pick.chance import at_random, power_of_two
+from paceline_router.pick.choice import Policy
+from paceline_router.pick.least_misses import least_misses
+from paceline_router.pick.least_predicted import least_predicted
+from paceline_router.pick.least_requests import least_requests
+from paceline_router.pick.lmetric import lmetric
+from paceline_router.pick.prefix_affinity import prefix_affinity
+from paceline_router.pick.round_robin import round_robin
+
+POLICIES: Mapping[str, Policy] = {
+    "least-misses": least_misses,
+    "least-predicted-ttft": least_predicted,
+    "lmetric": lmetric,
+    "prefix-affinity": prefix_affinity,
+    "least-requests": least_requests,
+    "power-of-two": power_of_two,
+    "round-robin": round_robin,
+    "random": at_random,
+}
+FORESEEING = frozenset({"least-misses"})  # predict by outlook.py; decode replicas may compute prompts at any time

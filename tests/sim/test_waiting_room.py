@@ -1,0 +1,78 @@
+"""Fleets whose router has a waiting room, at low load and far beyond capacity, on the virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from random import Random
+
+import pytest
+from paceline_api.outcomes import Outcome
+from paceline_api.slo import SLOClass, Verdict, judge
+from paceline_engine.sim.machine import MachineSpec
+from paceline_engine.sim.setup import ReplicaSpec
+from paceline_engine.tables import load_table
+from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
+from paceline_router.pick import POLICIES
+from paceline_router.state import Role
+from paceline_router.waiting import Rule
+
+CLASSES = {"chat": SLOClass("chat", 0.5, 0.05), "batch": SLOClass("batch", 10.0, 0.25)}
+RULES = {"chat": Rule(), "batch": Rule(priority=1)}
+TABLE = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
+
+
+def make_jobs(rate_rps: float, seed: int = 1) -> Iterator[Job]:
+    rng, at = Random(seed), 0.0
+    while True:
+        at += rng.expovariate(rate_rps)
+        yield Job(at, rng.randint(200, 2000), rng.randint(1, 200), "batch" if rng.random() < 0.3 else "chat")
+
+
+def serve(
+    rate_rps: float, count: int, *, waits: bool = True, policy: str = "least-misses", routers: int = 1
+) -> list[Ride]:
+    engines = tuple(EngineSpec(f"m{i}", Role.MIXED, ReplicaSpec(MachineSpec(TABLE))) for i in range(2))
+    spec = FleetSpec(engines, CLASSES, policy, waiting=RULES if waits else None, routers=routers)
+    rides: list[Ride] = []
+    fleet = Fleet(spec, 1, lambda _: False, rides.append)
+    fleet.run(islice(make_jobs(rate_rps), count))
+    fleet.check()
+    assert fleet.is_over
+    assert sum(fleet.outcomes.values()) == len(rides) == count
+    return rides
+
+
+def good(rides: list[Ride], class_name: str) -> float:
+    mine = [r for r in rides if r.job.class_name == class_name]
+    return sum(judge(CLASSES[class_name], r.course, 1e9) is Verdict.GOOD for r in mine) / len(mine)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_at_low_load_nobody_is_shed_whatever_the_policy(policy: str) -> None:
+    rides = serve(3.0, 60, policy=policy)
+    assert {r.course.outcome for r in rides} == {Outcome.COMPLETED}
+
+
+def test_far_beyond_capacity_late_ones_are_shed_and_not_served() -> None:
+    with_room, without = serve(45.0, 700), serve(45.0, 700, waits=False)
+    assert {r.course.outcome for r in with_room} == {Outcome.COMPLETED, Outcome.SHED}
+    assert {r.course.outcome for r in without} == {Outcome.COMPLETED}
+    assert good(with_room, "batch") > good(without, "batch")
+    assert good(with_room, "chat") > 0.8 * good(without, "chat")
+    served = [r for r in with_room if r.course.outcome is Outcome.COMPLETED]
+    assert good(served, "chat") > 0.9 > good(without, "chat")
+
+
+def test_several_routers_have_a_room_each() -> None:
+    rides = serve(30.0, 300, routers=3)
+    assert {r.router for r in rides} == {0, 1, 2}
+    assert {r.course.outcome for r in rides} <= {Outcome.COMPLETED, Outcome.SHED}
+
+
+def test_one_that_is_shed_was_never_sent() -> None:
+    for ride in serve(45.0, 300):
+        if ride.course.outcome is Outcome.SHED:
+            assert (ride.on, ride.flight, ride.course.first_token_s) == ("", None, None)
+            assert ride.course.end_s is not None
+            assert ride.course.end_s >= ride.course.arrival_s + CLASSES[ride.job.class_name].ttft_s
