@@ -8,7 +8,11 @@ and what to do).
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,7 +22,13 @@ from paceline_engine.policies import POLICIES as ENGINE_POLICIES
 from paceline_planner import traces, workloads
 from paceline_planner.plan import Infeasible, plan
 from paceline_planner.report_table import render_table
-from paceline_planner.simulate import Offered, Policies, SimulateError, fleet_spec, simulate
+from paceline_planner.roofline.shape import Shape, from_config
+from paceline_planner.sim.autoscaler import Rhythm
+from paceline_planner.sim.members import StartUp
+from paceline_planner.sim.rides import FleetSpec
+from paceline_planner.sim.what_if import Failure, WhatIf
+from paceline_planner.simulate import Offered, Policies, SimulateError, fleet_spec, pool_specs, simulate
+from paceline_planner.step_tables import CATALOGUE, Tables
 from paceline_router.pick import POLICIES as ROUTER_POLICIES
 from rich.console import Console
 
@@ -26,6 +36,7 @@ from paceline_cli.workload_flags import (
     OutputError,
     add_output_flags,
     add_workload_flags,
+    natural,
     positive,
     read_outputs,
     read_pace,
@@ -48,12 +59,27 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_workload_flags(parser)
     what_if = parser.add_argument_group("what if")
     what_if.add_argument("--load-factor", type=positive, default=1.0, metavar="F", help="arrivals F times as fast")
+    what_if.add_argument(
+        "--model-config", type=Path, metavar="FILE", help="another model, by its config.json; step times by a roofline"
+    )
     what_if.add_argument("--accelerator", metavar="NAME", help="all pools on this GPU")
     what_if.add_argument("--replicas", action="append", default=[], metavar="POOL=N", help="a pool of this size")
     what_if.add_argument("--ttft-ms", type=positive, metavar="MS", help="another TTFT limit of the class")
     what_if.add_argument("--tpot-ms", type=positive, metavar="MS", help="another TPOT limit of the class")
     what_if.add_argument("--policy", choices=sorted(ENGINE_POLICIES), default=Policies().engine, help="of the engines")
     what_if.add_argument("--router-policy", choices=sorted(ROUTER_POLICIES), default=Policies().router)
+    what_if.add_argument("--routers", type=_count, default=1, metavar="N", help="that share the load (%(default)s)")
+    what_if.add_argument(
+        "--fail", action="append", default=[], metavar="NAME@S", help="a replica (decode-0@60), or a pool's, die"
+    )
+    what_if.add_argument("--no-return", action="store_true", help="what has died is not replaced")
+    what_if.add_argument(
+        "--kv-failures", type=_share, default=0.0, metavar="P", help="this share of KV transfers fail, 0 to 1"
+    )
+    what_if.add_argument("--autoscale", action="store_true", help="the autoscaler sizes pools, from their first sizes")
+    what_if.add_argument(
+        "--start-s", type=positive, metavar="S", help="start-up of a replica (30 and the weights at 2 GB/s)"
+    )
     add_output_flags(parser)
     parser.set_defaults(run=run)
 
@@ -63,11 +89,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         outputs = read_outputs(args)
         service = _changed(load_service(args.file, local=True), args)
-        planned = plan(service)
+        tables = Tables(_own_model(args.model_config)) if args.model_config else CATALOGUE
+        planned = plan(service, tables=tables)
         if isinstance(planned, Infeasible):
             raise WhatIfError("\n".join(f"{o.path}: {o.message}" for o in planned.obstacles))
-        spec = fleet_spec(service, planned, Policies(args.policy, args.router_policy))
-        report = simulate(spec, _offered(args, service))
+        spec = fleet_spec(service, planned, Policies(args.policy, args.router_policy), tables)
+        spec = replace(spec, routers=args.routers, kv_failure_ratio=args.kv_failures)
+        report = simulate(spec, _offered(args, service), _what_if(args, service, spec, tables))
+        for warning in planned.warnings:
+            print(f"paceline simulate: warning: {warning}", file=sys.stderr)
         Console().print(render_table(report))
         write_outputs(report, outputs)
     except (InvalidFile, WhatIfError, SimulateError, OutputError, workloads.WorkloadError, traces.TraceError) as e:
@@ -81,6 +111,55 @@ def _offered(args: argparse.Namespace, service: LLMService) -> Offered:
     workload = read_workload(args)
     rates, duration_s = read_pace(args, workload)
     return Offered(workload, _class(args, service), rates, duration_s, args.load_factor, args.seed, args.clip)
+
+
+def _own_model(path: Path) -> Shape:
+    """The model that a config.json describes, named after the file, or its folder."""
+    try:
+        name = path.parent.resolve().name if path.stem == "config" else path.stem
+        return from_config(json.loads(path.read_bytes()), name)
+    except OSError as e:
+        raise WhatIfError(f"--model-config {path}: {e.strerror}; name the model's config.json") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        cause = f"lacks {e}" if isinstance(e, KeyError) else str(e)
+        raise WhatIfError(f"--model-config {path}: {cause}; give a config.json as Hugging Face has it") from e
+
+
+def _what_if(args: argparse.Namespace, service: LLMService, spec: FleetSpec, tables: Tables) -> WhatIf:
+    model = tables.model(service.spec.model.uri)
+    start = StartUp(args.start_s) if args.start_s else StartUp.of_weights(model.weight_bytes if model else 0)
+    rhythm = Rhythm(stabilisation_s=service.spec.autoscaling.scale_down_stabilization_seconds)
+    return WhatIf(
+        pool_specs(service, spec, start),
+        tuple(_failure(text) for text in args.fail),
+        comes_back=not args.no_return,
+        rhythm=rhythm if args.autoscale else None,
+    )
+
+
+def _failure(text: str) -> Failure:
+    name, _, at = text.partition("@")
+    try:
+        return Failure(name, positive(at))
+    except argparse.ArgumentTypeError as e:
+        raise WhatIfError(f"--fail {text!r}: write NAME@SECONDS, such as decode-0@60") from e
+
+
+def _count(text: str) -> int:
+    count = natural(text)
+    if not 1 <= count <= 64:
+        raise argparse.ArgumentTypeError(f"{text} is no number of routers; give 1 to 64")
+    return count
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give 0 to 1")
+    return share
 
 
 def _class(args: argparse.Namespace, service: LLMService) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
+from paceline_engine.vllm import rules
+
 MODELS_DIR = "/models"  # where a pod mounts the claim of a pvc:// model
 
 Runtime = Literal["Simulated", "VLLM"]
@@ -25,8 +27,10 @@ class LaunchSpec:
     """One engine process. `ports` has one port a replica (0: chosen by the kernel); vLLM serves a single replica.
 
     `default_*` is the service's default class. `token_budget` 0 leaves it to the engine's policy. Engines that pull KV
-    reach this one at `side_channel_host`; `side_channel_port` is that of NIXL's handshake (VLLM). `table` and what
-    follows it concern the simulated runtime; `kv_hosts` are the hosts and networks that it may pull KV from.
+    reach this one at `side_channel_host`; `side_channel_port` is that of NIXL's handshake (VLLM). `table` names the
+    machine's step-time table. `kv_hosts` are the hosts and networks that an engine may pull KV from, `drain_notice_s`
+    is how long one serves on after it was asked to drain. The other fields from `announce` on are the simulated
+    runtime's.
     """
 
     runtime: Runtime
@@ -73,12 +77,12 @@ class Command:
 
 
 def engine_command(spec: LaunchSpec, python: str = sys.executable) -> Command:
-    """The command that starts the engines of `spec`; `python` is the interpreter of the simulated runtime."""
+    """The command that starts the engines of `spec` with an interpreter that has Paceline."""
     match spec.runtime:
         case "Simulated":
             return Command((python, "-m", "paceline_engine.sim", *_simulated_flags(spec), *spec.extra_args), {})
         case "VLLM":
-            return Command(("vllm", "serve", *_vllm_args(spec), *spec.extra_args), _vllm_env(spec))
+            return Command((python, "-m", "paceline_engine.vllm", *_vllm_args(spec), *spec.extra_args), _vllm_env(spec))
         case _:
             assert_never(spec.runtime)
 
@@ -145,6 +149,9 @@ def _vllm_args(spec: LaunchSpec) -> list[str]:
         f"--tensor-parallel-size={spec.tensor}",
         f"--pipeline-parallel-size={spec.pipeline}",
         f"--shutdown-timeout={spec.drain_timeout_s:.0f}",  # the default, 0, leaves open streams hanging
+        "--middleware=paceline_engine.vllm.border.Border",
+        "--scheduler-cls=paceline_engine.vllm.scheduler.stall_free",
+        f"--additional-config={_json({'paceline': _plugin_settings(spec)})}",
     ]
     if spec.token_budget:
         args.append(f"--max-num-batched-tokens={spec.token_budget}")
@@ -161,12 +168,41 @@ def _kv_transfer_config(spec: LaunchSpec) -> str:
         "kv_load_failure_policy": spec.kv_on_failure,
         "kv_connector_extra_config": {"kv_lease_duration": round(spec.kv_lease_s)},
     }
-    return json.dumps(config, separators=(",", ":"))
+    return _json(config)
+
+
+def _plugin_settings(spec: LaunchSpec) -> dict[str, str | float]:
+    """What `paceline_engine.vllm.settings` reads."""
+    settings: dict[str, str | float] = {
+        "service": spec.service,
+        "namespace": spec.namespace,
+        "pool": spec.pool,
+        "role": spec.role,
+        "revision": spec.revision,
+        "default_class": spec.default_class,
+        "default_ttft_ms": round(spec.default_ttft_s * 1e3, 3),
+        "default_tpot_ms": round(spec.default_tpot_s * 1e3, 3),
+        "table": spec.table,
+        "table_model": spec.model_uri if spec.table else "",
+        "tensor": spec.tensor,
+    }
+    return {key: value for key, value in settings.items() if value != ""}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _vllm_env(spec: LaunchSpec) -> dict[str, str]:
     env = {"VLLM_NO_USAGE_STATS": "1"}
+    env[rules.DRAIN_TIMEOUT_S] = f"{spec.drain_timeout_s:g}"
+    if spec.drain_notice_s:
+        env[rules.DRAIN_NOTICE_S] = f"{spec.drain_notice_s:g}"
+    if spec.kv_hosts:
+        env[rules.KV_HOSTS] = ",".join(spec.kv_hosts)
     if spec.disaggregated:
+        env[rules.KV_LEASE_S] = f"{spec.kv_lease_s:g}"
+        env[rules.KV_ON_FAILURE] = spec.kv_on_failure
         env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(spec.side_channel_port)
         if spec.side_channel_host:
             env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = spec.side_channel_host

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from paceline_api.catalog import Accelerator, find_model
+from paceline_api.catalog import Accelerator
 from paceline_api.v1alpha1 import EnginePool, LLMService, Runtime
-from paceline_engine.tables import available
 from paceline_planner.plan import ROLES, Infeasible, Plan, PoolPlan
+from paceline_planner.step_tables import CATALOGUE
 
 from paceline_operator.revision import image_inputs, plan_inputs
 from paceline_operator.settings import Settings
@@ -37,7 +37,8 @@ def keep_plan(
         own, gpu = stored.get(spec.name), accelerators.get(spec.accelerator)
         if own is None or own.topology is not first.topology or gpu is None:
             return fresh
-        table = gpu.table if _has_table(gpu.table, service.spec.model.uri, own.tensor) else ""
+        known = CATALOGUE.find(gpu, service.spec.model.uri, own.tensor)
+        table = known.name if known else ""
         least = spec.replicas if spec.replicas is not None else max(1, spec.least_replicas)
         kept.append(PoolPlan(spec.name, spec.role, least, own.tensor, own.pipeline, spec.accelerator, table))
     budget = first.token_budget if isinstance(first.token_budget, int) else 0
@@ -53,8 +54,3 @@ def keep_image(service: LLMService, pools: Sequence[EnginePool], settings: Setti
     engine = service.spec.engine
     default = settings.control_image if engine.runtime is Runtime.SIMULATED else settings.engine_image
     return stored or engine.image or default
-
-
-def _has_table(table: str, uri: str, tensor: int) -> bool:
-    shape = find_model(uri)
-    return shape is not None and (table, shape.name, tensor) in available()

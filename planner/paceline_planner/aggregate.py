@@ -173,7 +173,7 @@ class ClassTally:
             self.gaps.add(gaps_s)
             self.long_gaps += max(gaps_s) > LONG_GAP_TPOTS * self.slo.tpot_s
 
-    def figures(self, duration_s: float, gpus: int | None) -> ClassFigures:
+    def figures(self, duration_s: float, gpus: float | None) -> ClassFigures:
         """The class over a window of `duration_s` of arrivals."""
         decided, good = len(self.good), sum(self.good)
         return ClassFigures(

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from paceline_api.catalog import ACCELERATORS, GIB, Accelerator, ModelShape, find_model
+from paceline_api.catalog import ACCELERATORS, GIB, Accelerator
 from paceline_api.conditions import Reason
 from paceline_api.slo import SLOClass
 from paceline_api.v1alpha1 import LLMService, Parallelism, PoolSpec, Role, Runtime
 from paceline_engine.step_time import StepTable
-from paceline_engine.tables import available, load_table
+from paceline_engine.tables import available
+
+from paceline_planner.step_tables import Model, Tables, is_roofline, largest_error, roofline_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,9 @@ class Obstacle:
     message: str
 
 
-def check_context(service: LLMService) -> Iterator[Obstacle]:
+def check_context(service: LLMService, tables: Tables) -> Iterator[Obstacle]:
     model = service.spec.model
-    shape = find_model(model.uri)
+    shape = tables.model(model.uri)
     if shape and model.max_context_tokens > shape.max_context_tokens:
         message = (
             f"maxContextTokens {model.max_context_tokens} is more than {shape.name} was trained for; "
@@ -38,13 +40,17 @@ def check_context(service: LLMService) -> Iterator[Obstacle]:
         yield Obstacle("spec.model.maxContextTokens", Reason.MODEL_DOES_NOT_FIT, message)
 
 
-def no_table(service: LLMService, accelerator: Accelerator, shape: ModelShape | None, path: str) -> Obstacle:
+def no_table(service: LLMService, accelerator: Accelerator, shape: Model | None, path: str) -> Obstacle:
     """A simulated engine needs a table: names the models that this accelerator has, or the accelerators with any."""
     uri = service.spec.model.uri
-    models = sorted({m for name, m, _ in available() if name == accelerator.table})
+    models = sorted({m for name, m, _ in available() if name in (accelerator.table, roofline_name(accelerator))})
+    if shape is None and models:
+        message = f"no step-time table for {uri} on {accelerator.name}; there are: {', '.join(models)}"
+        return Obstacle("spec.model.uri", Reason.UNKNOWN_MODEL, message)
     if models:
-        message = f"no step-time table for {shape.name if shape else uri} on {accelerator.name}; there are: "
-        return Obstacle("spec.model.uri", Reason.UNKNOWN_MODEL, message + ", ".join(models))
+        weights = f"{shape.weight_bytes / GIB:.0f} GiB of weights" if shape else "its weights"
+        message = f"{uri}: {weights} leave no room for KV on a node of {accelerator.name}; take a larger accelerator"
+        return Obstacle(f"{path}.accelerator", Reason.MODEL_DOES_NOT_FIT, message)
     having = sorted({name for name, _, _ in available() if name in ACCELERATORS})
     message = f"no step-time tables for accelerator {accelerator.name}; there are some for: {', '.join(having)}"
     return Obstacle(f"{path}.accelerator", Reason.UNKNOWN_ACCELERATOR, message)
@@ -56,7 +62,7 @@ def check_pool(
     path: str,
     accelerator: Accelerator,
     parallelism: Parallelism,
-    tables: list[int],
+    tables: Tables,
 ) -> Iterator[Obstacle]:
     """What keeps a replica of this parallelism from running or from meeting a class even when idle."""
     tensor, pipeline = parallelism.tensor, parallelism.pipeline
@@ -73,7 +79,8 @@ def check_pool(
         message = "simulated engines have no pipeline parallelism; set pipeline to 1 and use tensor"
         yield Obstacle(f"{at}.pipeline", Reason.PARALLELISM_TOO_LARGE, message)
         return
-    shape = find_model(service.spec.model.uri)
+    uri = service.spec.model.uri
+    shape = tables.model(uri)
     memory = accelerator.memory_gib * parallelism.gpus
     if shape and shape.weight_bytes >= memory * GIB:
         message = (
@@ -82,15 +89,15 @@ def check_pool(
         )
         yield Obstacle(at, Reason.MODEL_DOES_NOT_FIT, message)
         return
-    if simulated and tensor not in tables:
-        there_are = ", ".join(f"tensor {t}" for t in tables)
+    table = tables.find(accelerator, uri, tensor)
+    if simulated and table is None:
+        there_are = ", ".join(f"tensor {t}" for t in tables.tensors(accelerator, uri))
         message = (
             f"no step-time table for this model on {accelerator.name} with tensor {tensor}; there are: {there_are}"
         )
         yield Obstacle(f"{at}.tensor", Reason.UNKNOWN_MODEL, message)
         return
-    if tensor in tables and pipeline == 1:
-        table = load_table(accelerator.table, service.spec.model.uri, tensor)
+    if table is not None and pipeline == 1:
         yield from _check_kv(service, at, accelerator, table)
         for i in range(len(service.spec.slo.classes)):
             yield from _check_class(service, pool, i, table)
@@ -138,18 +145,24 @@ def _beyond(name: str, objective: str, limit_s: float, what: str, lone_s: float,
     )
 
 
-def warn_pool(service: LLMService, pool: PoolSpec, tensor: int, table: str) -> Iterator[str]:
-    """What does not keep the pool from running but should be known; `table` is empty where there is none."""
+def warn_pool(service: LLMService, pool: PoolSpec, tensor: int, table: StepTable | None) -> Iterator[str]:
+    """What does not keep the pool from running but should be known; `table` is None where there is none."""
     uri = service.spec.model.uri
     if pool.replicas == 0:
         yield f"pool {pool.name} is fixed at 0 replicas"
-    if not table:
+    if table is None:
         yield f"pool {pool.name}: no step-time table for {uri} on {tensor} × {pool.accelerator}, limits unchecked"
         return
+    if is_roofline(table.name):
+        median, p90 = (100 * largest_error(table.error, quantile) for quantile in ("median", "p90"))
+        yield (
+            f"pool {pool.name}: step times of {table.model} on {tensor} × {pool.accelerator} are a roofline's, not "
+            f"measured (error up to {median:.0f} % median, {p90:.0f} % p90)"
+        )
     workload = service.spec.workload
     if workload is None or pool.role is Role.DECODE:
         return
-    lone_s = lone_prefill_s(load_table(table, uri, tensor), workload.prompt_tokens.p90)
+    lone_s = lone_prefill_s(table, workload.prompt_tokens.p90)
     for slo in service.slo_classes().values():
         if lone_s > slo.ttft_limit_s(workload.prompt_tokens.p90):
             yield _slow_p90(slo, workload.prompt_tokens.p90, lone_s, pool.name)

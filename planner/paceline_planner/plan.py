@@ -2,8 +2,9 @@
 
 Used by `paceline up` and the operator. A plan that is returned fits: known accelerators, GPUs within a node and within
 maxGPUs, weights and one whole context within memory, limits that a lone request can meet, and for simulated engines a
-step-time table. `topology: Auto` follows a fixed rule: Disaggregated where a Prefill and a Decode pool can run, else
-Aggregated; `reason` says so. Where a pool leaves parallelism open, the fewest GPUs that pass are taken. No I/O.
+step-time table, a roofline's where none was measured. `topology: Auto` follows a fixed rule: Disaggregated where a
+Prefill and a Decode pool can run, else Aggregated; `reason` says so. Where a pool leaves parallelism open, the fewest
+GPUs that pass are taken. No I/O.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from paceline_api.catalog import ACCELERATORS, Accelerator, find_model
+from paceline_api.catalog import ACCELERATORS, Accelerator
 from paceline_api.conditions import Reason
 from paceline_api.v1alpha1 import LLMService, Parallelism, PoolSpec, Role, Runtime, Topology
-from paceline_engine.tables import available
 
 from paceline_planner.feasible import Obstacle, check_context, check_pool, no_table, warn_pool
+from paceline_planner.step_tables import CATALOGUE, Tables
 
 ROLES: Mapping[Topology, tuple[Role, ...]] = {  # in the order in which Auto tries them
     Topology.DISAGGREGATED: (Role.PREFILL, Role.DECODE),
@@ -85,8 +86,10 @@ class Infeasible:
         return "; ".join(o.message for o in self.obstacles)
 
 
-def plan(service: LLMService, accelerators: Mapping[str, Accelerator] = ACCELERATORS) -> Plan | Infeasible:
-    """The plan of a validated service on these accelerators."""
+def plan(
+    service: LLMService, accelerators: Mapping[str, Accelerator] = ACCELERATORS, tables: Tables = CATALOGUE
+) -> Plan | Infeasible:
+    """The plan of a validated service on these accelerators, by these step-time tables."""
     wanted = service.spec.topology
     rejected: list[Rejected] = []
     obstacles: list[Obstacle] = []
@@ -98,7 +101,7 @@ def plan(service: LLMService, accelerators: Mapping[str, Accelerator] = ACCELERA
         elif chosen:
             rejected.append(Rejected(topology, f"not compared: {chosen.topology} can run"))
         else:
-            found = _plan_topology(service, topology, accelerators)
+            found = _plan_topology(service, topology, accelerators, tables)
             if isinstance(found, Plan):
                 chosen = found
             else:
@@ -114,19 +117,20 @@ def plan(service: LLMService, accelerators: Mapping[str, Accelerator] = ACCELERA
 
 
 def _plan_topology(
-    service: LLMService, topology: Topology, accelerators: Mapping[str, Accelerator]
+    service: LLMService, topology: Topology, accelerators: Mapping[str, Accelerator], tables: Tables
 ) -> Plan | Infeasible:
-    obstacles = list(check_context(service))
+    obstacles = list(check_context(service, tables))
     pools: list[PoolPlan] = []
     warnings: list[str] = []
     for i, pool in enumerate(service.spec.pools):
         if pool.role not in ROLES[topology]:
             warnings.append(f"pool {pool.name} is not used: {topology} has no role {pool.role}")
             continue
-        found = _plan_pool(service, pool, f"spec.pools[{i}]", accelerators)
+        found = _plan_pool(service, pool, f"spec.pools[{i}]", accelerators, tables)
         if isinstance(found, PoolPlan):
             pools.append(found)
-            warnings += warn_pool(service, pool, found.tensor, found.table)
+            known = tables.find(accelerators[pool.accelerator], service.spec.model.uri, found.tensor)
+            warnings += warn_pool(service, pool, found.tensor, known)
         else:
             obstacles += (o for o in found.obstacles if o not in obstacles)
     obstacles = obstacles or list(_check_gpus(service, topology, pools))
@@ -145,26 +149,27 @@ def _check_gpus(service: LLMService, topology: Topology, pools: list[PoolPlan]) 
 
 
 def _plan_pool(
-    service: LLMService, pool: PoolSpec, path: str, accelerators: Mapping[str, Accelerator]
+    service: LLMService, pool: PoolSpec, path: str, accelerators: Mapping[str, Accelerator], tables: Tables
 ) -> PoolPlan | Infeasible:
     """The pool with its own parallelism, or with the fewest GPUs that pass; else the last one's obstacles."""
     accelerator = accelerators.get(pool.accelerator)
     if accelerator is None:
         message = f"no accelerator {pool.accelerator!r}; there are: {', '.join(sorted(accelerators))}"
         return Infeasible((Obstacle(f"{path}.accelerator", Reason.UNKNOWN_ACCELERATOR, message),))
-    shape = find_model(service.spec.model.uri)
-    tables = sorted(t for name, m, t in available() if shape and (name, m) == (accelerator.table, shape.name))
-    if service.spec.engine.runtime is Runtime.SIMULATED and not tables:
-        return Infeasible((no_table(service, accelerator, shape, path),))
+    uri = service.spec.model.uri
+    tensors = tables.tensors(accelerator, uri)
+    if service.spec.engine.runtime is Runtime.SIMULATED and not tensors:
+        return Infeasible((no_table(service, accelerator, tables.model(uri), path),))
     if pool.parallelism:
         choices = [pool.parallelism]
     else:
-        choices = [Parallelism(tensor=t) for t in tables or TENSORS if t <= accelerator.gpus_per_node]
+        choices = [Parallelism(tensor=t) for t in tensors or TENSORS if t <= accelerator.gpus_per_node]
     obstacles: tuple[Obstacle, ...] = ()
     for parallelism in choices:
         obstacles = tuple(check_pool(service, pool, path, accelerator, parallelism, tables))
         if not obstacles:
-            table = accelerator.table if parallelism.tensor in tables else ""
+            known = tables.find(accelerator, uri, parallelism.tensor)
+            table = known.name if known else ""
             # a pool that may be empty still starts with one: nothing would wake it up
             replicas = pool.replicas if pool.replicas is not None else max(1, pool.least_replicas)
             return PoolPlan(

@@ -23,12 +23,23 @@ LEVELS_PERCENT = (90.0, 99.0)  # the crossings that every comparison prints (DES
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """What befell a simulated fleet: a replica that died or came, a pool that was resized."""
+
+    at_s: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
-    """One rate. `duration_s` is the window of arrivals in model seconds."""
+    """One rate. `duration_s` is the window of arrivals in model seconds; `gpus` on average.
+
+    `failed_legs` counts legs of requests that failed on a simulated fleet, by fault; most were sent again.
+    """
 
     rate_rps: float
     duration_s: float
-    gpus: int | None
+    gpus: float | None
     outcomes: Mapping[str, int]
     classes: Sequence[ClassFigures]
     samples: Sequence[Samples]
@@ -36,6 +47,8 @@ class Run:
     simulated: bool
     interrupted: bool = False
     reconciliation: Reconciliation | None = None
+    events: Sequence[Event] = ()
+    failed_legs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def arrivals(self) -> int:
@@ -85,6 +98,8 @@ class Run:
             **self.to_json(),
             "lateness": self.lateness.to_json(),
             "reconciliation": self.reconciliation.to_json() if self.reconciliation else None,
+            "events": [{"at_s": rounded(event.at_s), "what": event.what} for event in self.events],
+            "failed_legs": dict(self.failed_legs),
         }
 
 
@@ -107,7 +122,7 @@ class RunTally:
         rate_rps: float,
         duration_s: float,
         *,
-        gpus: int | None,
+        gpus: float | None,
         lateness: Lateness,
         simulated: bool,
         interrupted: bool = False,
@@ -140,12 +155,13 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Runs of one workload in order of rate, at least one."""
+    """Runs of one workload in order of rate, at least one. `step_times`: where a simulated machine's come from."""
 
     runs: Sequence[Run]
     workload: str
     time_scale: float = 1.0
     seed: int = 0
+    step_times: Sequence[str] = ()
 
     @property
     def headline(self) -> Run:
@@ -184,12 +200,13 @@ class Report:
             "time_scale": self.time_scale,
             "seed": self.seed,
             "workload": self.workload,
-            "gpus": headline.gpus,
+            "gpus": rounded(headline.gpus),
             "rate_rps": rounded(headline.rate_rps),
             **headline.to_json(),
             "lateness": headline.lateness.to_json(),
             "reconciliation": headline.reconciliation.to_json() if headline.reconciliation else None,
             "curve": [run.to_point() for run in self.runs],
+            "step_times": list(self.step_times),
             "crossings": [{name: rounded(v) for name, v in asdict(c).items()} for c in self.crossings],
         }
         return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -21,7 +21,7 @@ def render_table(report: Report) -> Group:
     parts: list[RenderableType] = [_title(report), *_faults(report), _classes(run)]
     if len(report.runs) > 1:
         parts += [_curve(report), *_crossings(report)]
-    return Group(*parts, *_notes(run))
+    return Group(*parts, *_notes(run), *(Text(f"step times: {text}", style="dim") for text in report.step_times))
 
 
 def labels(report: Report) -> list[str]:
@@ -33,7 +33,7 @@ def labels(report: Report) -> list[str]:
 def describe(report: Report) -> str:
     """Workload, rate, window, fleet and clock of the headline run in one line."""
     run = report.headline
-    gpus = f", {run.gpus} GPUs" if run.gpus else ""
+    gpus = f", {run.gpus:.3g} GPUs" if run.gpus else ""
     scale = f", time × {report.time_scale:g}" if report.time_scale != 1 else ""
     rates = f"{run.rate_rps:.3g}"
     if len(report.runs) > 1:
@@ -63,6 +63,7 @@ def class_rows(run: Run) -> list[tuple[str, ...]]:
     ]
 
 
+MOST_EVENTS = 40
 CLASS_COLUMNS = (
     "class",
     "attainment",
@@ -120,6 +121,12 @@ def note_lines(run: Run) -> list[str]:
     """Outcomes, lateness, and the router's own count."""
     outcomes = ", ".join(f"{name} {n}" for name, n in run.outcomes.items() if n)
     lines = [f"outcomes: {outcomes or 'none'}"]
+    if run.failed_legs:
+        failed = ", ".join(f"{name} {n}" for name, n in run.failed_legs.items())
+        lines.append(f"legs that failed, most of them sent again: {failed}")
+    lines += [f"at {event.at_s:.0f} s: {event.what}" for event in run.events[:MOST_EVENTS]]
+    if len(run.events) > MOST_EVENTS:
+        lines.append(f"and {len(run.events) - MOST_EVENTS} more events in the JSON report")
     late = run.lateness
     if not late.virtual:
         who = (("client", late.client_p99_s), ("engines", late.engine_p99_s))

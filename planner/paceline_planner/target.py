@@ -10,11 +10,11 @@ import asyncio
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import orjson
 from paceline_api.slo import SLOClass
 from paceline_engine.http1 import ClientError, ClientPool, fetch
 
 from paceline_planner.fleet import Fleet, MetricsError, parse_fleet
+from paceline_planner.served_models import NoModel, served_model
 
 _SETTLE_S = 2.0  # wall: for the router to count the last outcome and to scrape the engines once more
 _FETCH_S = 5.0
@@ -99,7 +99,10 @@ async def ask(pool: ClientPool, wanted: Wanted) -> Server:
     """What the server is, checked against what is wanted of it. Raises ReplayError."""
     models = await _get(pool, b"/v1/models")
     fleet = await read_fleet(pool)
-    model, context = _served_model(models, wanted.model)
+    try:
+        model, context = served_model(models, wanted.model, "--model")
+    except NoModel as e:
+        raise ReplayError(f"the server {e}") from e
     return Server(
         pool=pool,
         fleet=fleet,
@@ -109,21 +112,6 @@ async def ask(pool: ClientPool, wanted: Wanted) -> Server:
         gpus=fleet.gpus or wanted.gpus,
         time_scale=_time_scale(wanted, fleet),
     )
-
-
-def _served_model(body: bytes | None, wanted: str | None) -> tuple[str, int | None]:
-    """Name and context of the model to ask for: the wanted one, or the first that the server lists."""
-    try:
-        listed = {str(m["id"]): m.get("max_model_len") for m in orjson.loads(body or b"")["data"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        listed = {}
-    name = wanted or next(iter(listed), None)
-    if name is None:
-        raise ReplayError("the server lists no model at /v1/models; give --model")
-    if listed and name not in listed:
-        raise ReplayError(f"the server has no model {name!r}; it lists {', '.join(listed)}")
-    context = listed.get(name)
-    return name, context if isinstance(context, int) and context > 1 else None
 
 
 def _objective(wanted: Wanted, fleet: Fleet) -> SLOClass:

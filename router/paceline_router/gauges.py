@@ -46,6 +46,8 @@ class StateGauges(Collector):
         for name, slo in self._shell.classes.items():
             for objective, limit_s in (("ttft", slo.ttft_s), ("tpot", slo.tpot_s), ("stall", slo.stall_s)):
                 limits.add_metric((*self._service, name, objective), limit_s)
+            if slo.ttft_s_per_1k_prompt_tokens:
+                limits.add_metric((*self._service, name, "ttft_per_1k_prompt_tokens"), slo.ttft_s_per_1k_prompt_tokens)
             targets.add_metric((*self._service, name), slo.target_ratio)
         yield limits
         yield targets

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from paceline_api.validate import load_service
 from paceline_cli.__main__ import main
+from paceline_planner import figure
 from paceline_planner.plan import Plan, plan
 from paceline_planner.replay import Workload
 from paceline_planner.simulate import Offered, Policies, SimulateError, fleet_spec, simulate
@@ -18,6 +19,13 @@ from paceline_planner.workloads import parse_lengths
 ROOT = Path(__file__).resolve().parents[2]
 CHAT = ROOT / "examples" / "chat.yaml"
 LOAD = ("--synthetic", "chat", "--rate", "4", "--duration", "30")
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all else here."""
+    for name in ("write_png", "write_html"):
+        monkeypatch.setattr(figure, name, lambda report, path: path.touch())
 
 
 def run(*flags: str, out: Path) -> dict[str, Any]:
@@ -122,3 +130,117 @@ def test_each_engine_policy_and_router_policy_serves_the_workload() -> None:
     for engine, router in (("sarathi", "random"), ("vllm-v1", "round-robin")):
         report = simulate(fleet_spec(service, planned, Policies(engine, router)), offered)
         assert report.runs[0].outcomes["completed"] == report.runs[0].arrivals
+
+
+def events(report: dict[str, Any]) -> list[str]:
+    return [event["what"] for event in report["curve"][0]["events"]]
+
+
+def test_a_decode_replica_that_dies_loses_its_requests_until_another_is_ready(tmp_path: Path) -> None:
+    report = run(*LOAD, "--fail", "decode-0@10", "--start-s", "5", out=tmp_path / "a.json")
+    lost = report["curve"][0]["failed_legs"]["lost"]
+    assert report["outcomes"]["upstream_failed"] > 0 < report["outcomes"]["no_endpoint"]
+    assert lost >= report["outcomes"]["upstream_failed"]
+    assert sum(report["outcomes"].values()) == report["arrivals"]
+    died, ready = events(report)
+    assert died == "decode-0 died"
+    assert ready.startswith("decode-new-0 is ready, ")
+    assert report == run(*LOAD, "--fail", "decode-0@10", "--start-s", "5", out=tmp_path / "b.json")
+
+
+def test_what_does_not_return_costs_more_than_what_does(tmp_path: Path) -> None:
+    failed = (*LOAD, "--fail", "decode@10", "--start-s", "5")
+    returned = run(*failed, out=tmp_path / "a.json")["outcomes"]["completed"]
+    gone = run(*failed, "--no-return", out=tmp_path / "b.json")
+    assert gone["outcomes"]["completed"] < returned
+    assert events(gone) == ["decode-0 died"]
+
+
+def test_a_pool_of_prefill_replicas_that_dies_leaves_decode_replicas_to_compute_prompts(tmp_path: Path) -> None:
+    report = run(*LOAD, "--fail", "prefill@10", "--no-return", out=tmp_path / "r.json")
+    assert events(report) == ["prefill-0 died", "prefill-1 died"]
+    assert report["outcomes"]["completed"] == report["arrivals"]
+
+
+def test_kv_transfers_that_fail_are_made_up_for_and_counted(tmp_path: Path) -> None:
+    report = run(*LOAD, "--kv-failures", "0.2", "--routers", "3", out=tmp_path / "r.json")
+    assert report["outcomes"]["completed"] == report["arrivals"]
+    assert report["curve"][0]["failed_legs"]["errored"] > 0.1 * report["arrivals"]
+    assert report["classes"][0]["ttft_ms"]["p99"] > 4000  # kvTransfer.timeoutMs is 5000
+
+
+def test_several_routers_share_the_load_and_know_less(tmp_path: Path) -> None:
+    one = run(*LOAD, out=tmp_path / "a.json")
+    three = run(*LOAD, "--routers", "3", out=tmp_path / "b.json")
+    assert three["outcomes"]["completed"] == one["outcomes"]["completed"]
+    assert three["classes"][0]["ttft_ms"] != one["classes"][0]["ttft_ms"]
+
+
+def test_a_model_of_one_s_own_runs_by_its_config_and_the_report_says_how_sure_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16}
+    config |= {"intermediate_size": 5632, "vocab_size": 32000, "max_position_embeddings": 16384}
+    file = tmp_path / "rocket-1b" / "config.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(config))
+    own = run(*LOAD, "--model-config", str(file), out=tmp_path / "r.json")
+    assert "rocket-1b on 1 × a100-sxm-80gb are a roofline's" in capsys.readouterr().err
+    assert own["step_times"][0].startswith("roofline.a100-sxm-80gb, rocket-1b × 1: roofline: NVIDIA A100 data sheet")
+    assert "median error prefill 5.3 %" in own["step_times"][0]
+    known = run(*LOAD, out=tmp_path / "k.json")
+    assert own["classes"][0]["tpot_ms"]["p50"] < known["classes"][0]["tpot_ms"]["p50"]
+    assert "roofline" not in known["step_times"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "name the model's config.json"),
+        ("[", "give a config.json as Hugging Face has it"),
+        ('{"model_type": "mamba"}', "no roofline for model_type 'mamba'; there are: deepseek"),
+        ('{"model_type": "llama"}', "config.json has no hidden_size"),
+    ],
+    ids=["no file", "not JSON", "an unknown family", "a key is missing"],
+)
+def test_a_config_that_says_too_little_is_told(
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.json"
+    if text is not None:
+        file.write_text(text)
+    assert main(["simulate", str(CHAT), *LOAD, "--model-config", str(file)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_autoscaler_adds_replicas_under_load_and_says_why_and_what_it_cost(tmp_path: Path) -> None:
+    load = ("--synthetic", "fixed:800,8", "--rate", "40", "--duration", "100", "--seed", "1")
+    report = run(*load, "--autoscale", "--start-s", "20", out=tmp_path / "r.json")
+    happened = events(report)
+    assert any(what.startswith("prefill 2 → ") for what in happened)
+    assert any("is ready" in what for what in happened)
+    assert any("GPU-hours" in what for what in happened)
+    assert 3 < report["gpus"] <= 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--fail", "decoder@10"), "there are: prefill, prefill-0, prefill-1, decode, decode-0"),
+        (("--fail", "decode@99"), "name an earlier moment, or raise --duration"),
+        (("--fail", "decode"), "write NAME@SECONDS, such as decode-0@60"),
+    ],
+    ids=["a replica that is not there", "a failure after the load", "a failure without a moment"],
+)
+def test_a_failure_that_cannot_be_is_told(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", str(CHAT), *LOAD, *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--kv-failures", "2"), ("--routers", "0"), ("--start-s", "-1")], ids=" ".join)
+def test_a_number_out_of_range_is_a_usage_error(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["simulate", str(CHAT), *LOAD, *flags])
+    assert f"argument {flags[0]}" in capsys.readouterr().err

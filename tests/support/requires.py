@@ -66,6 +66,13 @@ def _npm_missing(_: Mapping[str, str]) -> str | None:
     return missing()
 
 
+def _vllm_missing(_: Mapping[str, str]) -> str | None:
+    from vllm_engine import find
+
+    environment = find()
+    return environment if isinstance(environment, str) else None
+
+
 MISSING: Mapping[str, Callable[[Mapping[str, str]], str | None]] = {
     "traces": _traces_missing,
     "cluster": _cluster_missing,
@@ -73,6 +80,7 @@ MISSING: Mapping[str, Callable[[Mapping[str, str]], str | None]] = {
     "prometheus": _prometheus_missing,
     "chromium": _chromium_missing,
     "npm": _npm_missing,
+    "vllm": _vllm_missing,
 }
 
 

@@ -18,7 +18,7 @@ from paceline_cli.__main__ import main
 from paceline_engine.step_time import StepShape, StepTable
 from paceline_engine.tables import load_table, parse
 from paceline_planner.calibrate import CalibrateError
-from paceline_planner.calibrate.acquaint import served_model, usage
+from paceline_planner.calibrate.acquaint import usage
 from paceline_planner.calibrate.csv_points import COLUMNS, read_points
 from paceline_planner.calibrate.experiment import FULL, KV_SHARE, QUICK, Effort, Engine, batches, lone_prompts
 from paceline_planner.calibrate.observe import decode_s, in_one_step, joint_s, prompt_s, timed_as_one_step
@@ -223,17 +223,6 @@ def test_a_prompt_counts_when_just_its_prefix_was_cached(cached: int, after: dic
 def test_a_page_that_is_not_one_engines_says_what_to_give_instead(text: str, says: str) -> None:
     with pytest.raises(CalibrateError, match=says):
         read(text, "http://h:1")
-
-
-def test_the_model_is_the_wanted_one_or_the_first() -> None:
-    listing = b'{"data": [{"id": "a", "max_model_len": 4096}, {"id": "b"}]}'
-    assert served_model(listing, None, "u") == ("a", 4096)
-    assert served_model(listing, "b", "u") == ("b", None)
-    assert served_model(b"", "b", "u") == ("b", None)
-    with pytest.raises(CalibrateError, match="lists a, b"):
-        served_model(listing, "c", "u")
-    with pytest.raises(CalibrateError, match="--served-name"):
-        served_model(b"<html>", None, "u")
 
 
 @pytest.mark.parametrize(

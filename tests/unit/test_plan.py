@@ -13,8 +13,20 @@ from paceline_api.conditions import Reason
 from paceline_api.v1alpha1 import LLMService, Role, Topology
 from paceline_engine.tables import available, load_table
 from paceline_planner.plan import RULE, Infeasible, Plan, plan
+from paceline_planner.roofline.shape import from_config
+from paceline_planner.step_tables import Tables
 
 OPT = "hf://facebook/opt-13b"
+ROCKET_CONFIG = {  # a config.json of Llama's kin, 7 billion parameters
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+    "max_position_embeddings": 8192,
+}
 
 
 def make_pool(role: str = "Mixed", **over: Any) -> dict[str, Any]:
@@ -68,7 +80,7 @@ PREFILL, DECODE, MIXED = make_pool("Prefill"), make_pool("Decode"), make_pool("M
         ),
         pytest.param(
             "Auto",
-            [make_pool("Prefill", accelerator="a40"), DECODE, MIXED],
+            [make_pool("Prefill", parallelism={"tensor": 3}), DECODE, MIXED],
             "Aggregated",
             RULE,
             ["Disaggregated"],
@@ -139,10 +151,10 @@ OBSTACLES = [
      Reason.PARALLELISM_TOO_LARGE, "spec.pools[0].parallelism.pipeline", "set pipeline to 1"),
     ("a model without a table", make_service(uri="hf://acme/rocket-7b"), Reason.UNKNOWN_MODEL,
      "spec.model.uri", "no step-time table for hf://acme/rocket-7b on a100-sxm-80gb; there are: llama-2-13b"),
-    ("an accelerator without tables", make_service(make_pool(accelerator="a40")), Reason.UNKNOWN_ACCELERATOR,
-     "spec.pools[0].accelerator", "there are some for: a100-sxm-80gb, b200-sxm, h100-sxm"),
-    ("a tensor without a table", make_service(make_pool(parallelism={"tensor": 8})), Reason.UNKNOWN_MODEL,
-     "spec.pools[0].parallelism.tensor", "with tensor 8; there are: tensor 1, tensor 2, tensor 4"),
+    ("a model above all of a node", make_service(make_pool(accelerator="a40"), uri="hf://facebook/opt-175b"),
+     Reason.MODEL_DOES_NOT_FIT, "spec.pools[0].accelerator", "leave no room for KV on a node of a40"),
+    ("a tensor without a table", make_service(make_pool(parallelism={"tensor": 3})), Reason.UNKNOWN_MODEL,
+     "spec.pools[0].parallelism.tensor", "with tensor 3; there are: tensor 1, tensor 2, tensor 4"),
     ("weights above the memory", make_service(uri="hf://meta-llama/Llama-2-70b-hf", engine=VLLM),
      Reason.MODEL_DOES_NOT_FIT, "spec.pools[0].parallelism", "128 GiB of weights, and 1 × a100-sxm-80gb 79 GiB"),
     ("a context above the model's", make_service(context=4096), Reason.MODEL_DOES_NOT_FIT,
@@ -188,6 +200,34 @@ def test_accelerators_of_a_cluster_replace_the_built_in_ones() -> None:
     found = plan(make_service(make_pool(accelerator="mine")), own)
     assert isinstance(found, Plan)
     assert found.pools[0].table == "a100-sxm-80gb"
+
+
+def test_an_accelerator_that_nothing_is_known_of_names_those_with_tables() -> None:
+    own = {"mine": replace(ACCELERATORS["a40"], name="mine")}
+    found = plan(make_service(make_pool(accelerator="mine")), own)
+    assert isinstance(found, Infeasible)
+    assert "there are some for: a100-sxm-80gb, b200-sxm, h100-sxm" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("pool", "table"),
+    [
+        pytest.param(make_pool(accelerator="a40"), "roofline.a40", id="on a GPU that nobody measured"),
+        pytest.param(make_pool(parallelism={"tensor": 8}), "roofline.a100-sxm-80gb", id="on more GPUs than measured"),
+    ],
+)
+def test_a_roofline_stands_in_for_a_measured_table_and_says_its_error(pool: dict[str, Any], table: str) -> None:
+    found = feasible(make_service(pool, slo=make_slo(4000, 200)))
+    assert [p.table for p in found.pools] == [table]
+    assert any("are a roofline's, not measured (error up to " in text for text in found.warnings)
+
+
+def test_a_model_of_one_s_own_is_planned_by_the_roofline_of_its_config() -> None:
+    service = make_service(make_pool(parallelism=None), uri="hf://acme/rocket-7b")
+    found = plan(service, tables=Tables(from_config(ROCKET_CONFIG, "rocket-7b")))
+    assert isinstance(found, Plan)
+    assert [(p.table, p.tensor) for p in found.pools] == [("roofline.a100-sxm-80gb", 1)]
+    assert any(text.startswith("pool mixed: step times of rocket-7b on 1 × a100") for text in found.warnings)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from paceline_engine.http1 import EventSplitter
 
 from paceline_planner.calibrate import CalibrateError
 from paceline_planner.calibrate.link import FOREIGN_LOAD, Link
+from paceline_planner.served_models import NoModel, served_model
 
 _TRIAL = 32, 4  # tokens of the first prompt and its answer
 
@@ -33,7 +34,10 @@ async def acquaint(link: Link, wanted: str | None) -> Acquaintance:
         raise CalibrateError(f"{link.url} {FOREIGN_LOAD}")
     if not page.kv_tokens:
         raise CalibrateError(f"{link.url}/metrics has no vllm:cache_config_info with its KV blocks; use a vLLM engine")
-    name, context_tokens = served_model(await link.models(), wanted, link.url)
+    try:
+        name, context_tokens = served_model(await link.models(), wanted, "--served-name")
+    except NoModel as e:
+        raise CalibrateError(f"{link.url} {e}") from e
     link.ask_for(name)
     simulated = await _try_token_ids(link)
     tried = await link.page_when(
@@ -41,21 +45,6 @@ async def acquaint(link: Link, wanted: str | None) -> Acquaintance:
         "does not time prompts and tokens in its /metrics; start vLLM without --disable-log-stats",
     )
     return Acquaintance(page.kv_tokens, context_tokens, tried.step_tokens, simulated)
-
-
-def served_model(listing: bytes, wanted: str | None, url: str) -> tuple[str, int | None]:
-    """Name and context of the model in the body of /v1/models: the wanted one, or the first."""
-    try:
-        listed = {str(m["id"]): m.get("max_model_len") for m in orjson.loads(listing)["data"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        listed = {}
-    name = wanted or next(iter(listed), None)
-    if name is None:
-        raise CalibrateError(f"{url} lists no model at /v1/models; give --served-name")
-    if listed and name not in listed:
-        raise CalibrateError(f"{url} has no model {name!r}; it lists {', '.join(listed)}")
-    context = listed.get(name)
-    return name, context if isinstance(context, int) and context > 1 else None
 
 
 def usage(body: bytes) -> tuple[int, int] | None:

@@ -1,0 +1,248 @@
+"""vLLM's scheduler (v1, 0.32) under our policy: `--scheduler-cls=paceline_engine.vllm.scheduler.stall_free`.
+
+vLLM lets an outsider set three things for a step, and this sets exactly those: the order of `running` and `waiting`,
+what of them it sees, and `max_num_scheduled_tokens`. Everything else (KV blocks, prefix cache, preemption, aborts,
+structured output, remote KV) stays vLLM's own code, so results are too. Invariant: after each `schedule` every request
+is in exactly one of vLLM's queues, as without us; where no request has an objective, vLLM's `schedule` runs untouched.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+
+from paceline_engine.lengths import OutputLengths
+from paceline_engine.policies.stall_free import StallFree
+from paceline_engine.policies.step import Limits
+from paceline_engine.step_time import StepShape
+from paceline_engine.vllm import machine
+from paceline_engine.vllm.metrics import DIRECTORY, SchedulerMetrics
+from paceline_engine.vllm.objectives import read_objective
+from paceline_engine.vllm.pacer import HELD, BorrowedKV, Pacer, Plan, Tracked
+from paceline_engine.vllm.settings import InvalidSettings, read_settings
+
+logger = init_logger(f"vllm.{__name__}")  # vLLM prints what is below its own name
+
+
+class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
+    """Scheduler or AsyncScheduler; `_clock` is replaced by tests."""
+
+    running: list[Request]
+    max_num_scheduled_tokens: int
+    num_spec_tokens: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.policy is not SchedulingPolicy.FCFS:
+            raise InvalidSettings("paceline orders requests by their objectives: leave --scheduling-policy at fcfs")
+        settings = read_settings(self.vllm_config.additional_config or {})
+        self._clock = time.monotonic
+        self._most_tokens = self._budget_tokens = self.max_num_scheduled_tokens
+        self._stuck = False
+        self._default = settings.default
+        limits = Limits(self.max_num_active_reqs, self._most_tokens, machine.tile_tokens(settings))
+        model, lengths = machine.step_times(settings, self.vllm_config), OutputLengths()
+        kv = BorrowedKV(self.cache_config.num_gpu_blocks, self.block_size)
+        stages = self.parallel_config.pipeline_parallel_size
+        self._pacer = Pacer(StallFree(model, lengths), model, lengths, kv, limits, stages)
+        self._metrics: SchedulerMetrics | None = None
+        if os.environ.get(DIRECTORY):
+            served, engine = self.vllm_config.model_config.served_model_name, self.parallel_config.data_parallel_index
+            labels = {"model_name": served, "engine": str(engine)}
+            self._metrics = SchedulerMetrics(settings, limits, labels, CollectorRegistry())
+            self._metrics.show(model)
+        logger.info("paceline: %s, default class %s, table %s", type(self).__name__, settings.default, model.table.name)
+
+    def add_request(self, request: Request) -> None:
+        super().add_request(request)
+        if request.request_id not in self.requests:
+            return
+        now = self._clock()
+        extra = request.sampling_params.extra_args if request.sampling_params else None
+        self._pacer.take(
+            request.request_id,
+            request.num_prompt_tokens,
+            request.max_tokens,
+            now - max(time.time() - request.arrival_time, 0.0),
+            read_objective(extra, self._default),
+            self.requests[request.request_id],
+        )
+
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
+        gone: list[Request] = super().finish_requests(request_ids, finished_status)
+        for request in gone:
+            self._pacer.forget(request.request_id)
+        return gone
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        since_s = self._clock()
+        if self._is_stock():
+            output = super().schedule(*args, **kwargs)
+        else:
+            free = self._gather(since_s)
+            with self._arranged(self._pacer.plan(since_s), free):
+                output = super().schedule(*args, **kwargs)
+        if output.total_num_scheduled_tokens:
+            self._pacer.depart(self._shape(output), since_s)
+        else:
+            self._pacer.rest()
+            self._stuck = not self._pacer.flights
+        return output
+
+    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
+        results = super().update_from_output(scheduler_output, model_runner_output)
+        outputs = [
+            (o.request_id, len(o.new_token_ids), o.finish_reason is not None)
+            for client in results.values()
+            for o in client.outputs
+        ]
+        if not scheduler_output.total_num_scheduled_tokens:
+            for id_, _, ended in outputs:  # vLLM ends some without a step: a grammar that does not compile
+                if ended:
+                    self._pacer.forget(id_)
+            return results
+        landed = self._pacer.land(outputs, self._clock())
+        if self._metrics:
+            self._metrics.on_step(landed, self._budget_tokens, self._pacer.counts, self._pacer.model)
+        return results
+
+    def _is_stock(self) -> bool:
+        """Whether vLLM's own schedule is what the policy would say: nobody is paced, or the last plan still holds."""
+        pacer = self._pacer
+        self._budget_tokens = self._most_tokens
+        if not pacer.paced:
+            return True
+        if self._stuck:  # a plan that runs nobody must not follow itself
+            self._stuck = False
+            return True
+        if pacer.repeat > 0 and not self.waiting and not self.kv_holding_waiting:
+            pacer.repeat -= 1
+            return True
+        return False
+
+    def _gather(self, now: float) -> list[Request]:
+        """Fill the policy's view; returns the waiting requests that vLLM must see whatever is planned."""
+        pacer = self._pacer
+        view, start_s = pacer.view, pacer.start_s(now)
+        pacer.kv.free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        view.decodes, view.partials, view.waiting, view.flying = [], [], [], 0
+        for request in self.running:
+            self._place(pacer.tracked[request.request_id], request, start_s)
+        for request in self.kv_holding_waiting:  # vLLM serves these first, and must: their KV is there
+            if self._handle_blocked_waiting_request(request) and request.num_computed_tokens:
+                self._place(pacer.tracked[request.request_id], request, start_s)
+        free: list[Request] = []
+        for request in self.waiting:
+            if not self._handle_blocked_waiting_request(request) or not _is_computed_here(request):
+                free.append(request)
+                continue
+            tracked = pacer.tracked[request.request_id]
+            tracked.stands_at(request.num_computed_tokens, request.num_output_tokens, start_s)
+            tracked.preemptions = request.num_preemptions
+            tracked.blocks = []
+            view.waiting.append(tracked)
+        return free
+
+    def _place(self, tracked: Tracked, request: Request, start_s: float) -> None:
+        """Sort one that holds KV into the view's decodes and partial prefills, or leave it out: it is on its way."""
+        view, computed = self._pacer.view, request.num_computed_tokens
+        placeholders = request.num_output_placeholders
+        emitted = request.num_output_tokens + placeholders
+        left = request.num_prompt_tokens + emitted - computed
+        ends = placeholders and computed + 2 - placeholders >= request.num_prompt_tokens + request.max_tokens
+        if left <= 0 or ends or self.current_step + 1 < request.next_decode_eligible_step:
+            view.flying += 1
+            return
+        tracked.stands_at(computed, emitted, start_s)
+        tracked.blocks = HELD
+        (view.decodes if left == 1 else view.partials).append(tracked)
+
+    @contextmanager
+    def _arranged(self, plan: Plan, free: list[Request]) -> Iterator[None]:
+        """vLLM's queues as the plan wants them, for the time of one `schedule`; then all are back in their order."""
+        running, waiting = self.running, list(self.waiting)
+        self.running = _ordered(running, plan)
+        shown = set(map(id, self.running))
+        hidden = [r for r in running if id(r) not in shown]
+        first = set(map(id, free))
+        self.waiting.clear()
+        self.waiting.extend(chain((r for r in waiting if id(r) in first), plan.admit))
+        shown = set(map(id, self.waiting))
+        left = [r for r in waiting if id(r) not in shown]
+        self.max_num_active_reqs -= len(hidden)
+        # speculation adds its tokens to each decode's one
+        self._budget_tokens = min(self._most_tokens, plan.token_budget + self.num_spec_tokens * plan.decodes)
+        self.max_num_scheduled_tokens = self._budget_tokens
+        try:
+            yield
+        finally:
+            self.max_num_scheduled_tokens = self._most_tokens
+            self.max_num_active_reqs += len(hidden)
+            self.running = _as_before(running, [*self.running, *hidden], new_first=False)
+            queue = _as_before(waiting, [*self.waiting, *left], new_first=True)  # new here: preempted
+            self.waiting.clear()
+            self.waiting.extend(queue)
+
+    def _shape(self, output: SchedulerOutput) -> StepShape:
+        """What the step computes; vLLM has counted its tokens as computed already."""
+        prefill_tokens, pairs, decodes, context = 0, 0.0, 0, 0
+        most = 1 + self.num_spec_tokens
+        for id_, tokens in output.num_scheduled_tokens.items():
+            computed = self.requests[id_].num_computed_tokens
+            if tokens <= most and computed > tokens:
+                decodes += 1
+                context += computed
+            else:
+                prefill_tokens += tokens
+                pairs += tokens * (computed - tokens / 2)
+        return StepShape(prefill_tokens, pairs, decodes, context)
+
+
+def _ordered(running: list[Request], plan: Plan) -> list[Request]:
+    """The plan's requests in its order, then those on their way; vLLM preempts from the end, where the victim goes."""
+    held, apart = set(map(id, running)), set(map(id, chain(plan.run, plan.sit_out)))
+    order = [r for r in plan.run if id(r) in held] + [r for r in running if id(r) not in apart]
+    if plan.victim is not None and id(plan.victim) in held:
+        order = [r for r in order if r is not plan.victim] + [plan.victim]
+    return order
+
+
+def _as_before(before: list[Request], now: list[Request], *, new_first: bool) -> list[Request]:
+    """`now` in the order of `before`; what is new comes first or last."""
+    place = {id(r): i for i, r in enumerate(before)}
+    new = -1 if new_first else len(before)
+    return sorted(now, key=lambda r: place.get(id(r), new))
+
+
+class StallFreeScheduler(_Paced):
+    """One step at a time."""
+
+
+class AsyncStallFreeScheduler(_Paced, AsyncScheduler):  # type: ignore[misc]  # as above
+    """Scheduling ahead of results."""
+
+
+def stall_free(vllm_config: VllmConfig, **kwargs: Any) -> _Paced:
+    """What `--scheduler-cls` names: vLLM calls it like a class."""
+    ahead = vllm_config.scheduler_config.async_scheduling
+    return (AsyncStallFreeScheduler if ahead else StallFreeScheduler)(vllm_config=vllm_config, **kwargs)
+
+
+def _is_computed_here(request: Request) -> bool:
+    """False for one whose KV another engine has: its first schedule only starts the transfer."""
+    params = request.kv_transfer_params
+    return not (params and params.get("do_remote_prefill") and not request.num_computed_tokens)

@@ -1,0 +1,93 @@
+"""Our scheduler on vLLM's real queues, KV pool and requests, with a fake machine and clock (support/vllm_scheduler.py).
+
+One process in vLLM's environment runs all scenarios; these tests judge what it saw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+from vllm_engine import ROOT, found
+
+pytestmark = pytest.mark.requires("vllm")
+MODES = ("sync", "ahead")
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    environment = found()
+    ran = subprocess.run(
+        [environment.python, ROOT / "tests/support/vllm_scheduler.py", environment.models / "qwen2-5m"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT / 'engine'}:{ROOT / 'crds'}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_objectives_every_step_is_vllms_own(seen: dict[str, Any], mode: str) -> None:
+    ours, stock = seen[f"none {mode}"], seen[f"stock {mode}"]
+    assert ours["chunks"] == stock["chunks"]
+    assert ours["gaps_s"] == pytest.approx(stock["gaps_s"])
+    assert max(stock["gaps_s"]) > 0.35, "a prompt of 4,000 tokens must stall vLLM's own, or nothing is shown"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("limit_ms", [30, 60])
+def test_no_gap_under_a_long_prompt_exceeds_its_limit(seen: dict[str, Any], limit_ms: int, mode: str) -> None:
+    run = seen[f"{limit_ms} {mode}"]
+    assert max(run["gaps_s"]) <= limit_ms / 1e3
+    assert run["skipped"] == 0, "a stream that is alone in its class is in every step"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("limit_ms", "slower"), [(30, 1.5), (60, 1.2)])
+def test_the_long_prompt_uses_what_the_limit_leaves(
+    seen: dict[str, Any], limit_ms: int, slower: float, mode: str
+) -> None:
+    assert seen[f"{limit_ms} {mode}"]["ttft_s"] <= slower * seen[f"stock {mode}"]["ttft_s"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["none", "30", "60"])
+def test_everyone_gets_every_token_and_no_block_stays_held(seen: dict[str, Any], name: str, mode: str) -> None:
+    run, stock = seen[f"{name} {mode}"], seen[f"stock {mode}"]
+    assert run["tokens"] == stock["tokens"]
+    assert run["left_blocks"] == run["unplaced"] == 0
+
+
+def test_a_batch_class_sits_out_steps_that_hold_a_prompt(seen: dict[str, Any]) -> None:
+    run = seen["classes"]
+    assert run["present"]["fast"] == run["mixed"] > 20
+    assert run["present"]["slow"] < 0.5 * run["mixed"]
+    assert run["pace_s"]["fast"] <= 0.030
+    assert run["pace_s"]["slow"] <= 0.250
+    assert run["left_blocks"] == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(6))
+def test_arrivals_aborts_and_preemptions_lose_nobody(seen: dict[str, Any], seed: int, mode: str) -> None:
+    run = seen[f"chaos {seed} {mode}"]
+    assert run["wrong"] == {}
+    assert (run["left_blocks"], run["unplaced"], run["tracked"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_chaos_did_preempt_and_abort(seen: dict[str, Any], mode: str) -> None:
+    runs = [seen[f"chaos {seed} {mode}"] for seed in range(6)]
+    assert sum(run["preempted"] for run in runs) > 0
+    assert sum(run["aborted"] for run in runs) > 10
+
+
+def test_a_plan_for_256_requests_costs_under_2_ms_of_cpu(seen: dict[str, Any]) -> None:
+    assert seen["overhead"]["ours"] - seen["overhead"]["stock"] < 2.0

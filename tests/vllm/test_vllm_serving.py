@@ -1,0 +1,192 @@
+"""`vllm serve` with our scheduler against vLLM's own, over HTTP: same answers, short gaps, our metrics on its page.
+
+Both engines serve the 5 M model on one core, one after the other; limits hold on a machine that others use too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from gaps import Measured, Stream, complete, measure, prompt, quantile
+from prometheus_client.parser import text_string_to_metric_families
+from vllm_engine import serving
+
+pytestmark = pytest.mark.requires("vllm")
+TOKEN = "service-token"
+BEARER = {"x-paceline-token": TOKEN}
+JSON = {"content-type": "application/json"}
+LIMIT_MS, LONG_TOKENS, ROUNDS = 30.0, 4000, 4
+PROMPTS = tuple(prompt(seed, tokens) for seed, tokens in enumerate((3, 40, 129, 700, 2500)))
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one engine answered."""
+
+    answers: list[str] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    after_abort: str = ""
+    statuses: dict[str, int] = field(default_factory=dict)
+
+
+def ask(port: int, tokens: list[int], headers: Mapping[str, str], output: int = 32) -> str:
+    answer = asyncio.run(complete(port, Stream(), headers, prompt=tokens, max_tokens=output, ignore_eos=True))
+    assert answer.status == 200
+    return answer.text
+
+
+def status(port: int, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> int:
+    """Of the answer to a request that is no generation, or one with a body that is odd."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {**JSON, **(headers or {})}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
+async def leave_early(port: int) -> None:
+    """Eight clients that go away while their answers stream."""
+
+    async def leave(k: int) -> None:
+        stream = Stream()
+        task = asyncio.create_task(complete(port, stream, prompt=prompt(k, 300), max_tokens=4000, ignore_eos=True))
+        await stream.settled.wait()
+        task.cancel()
+
+    await asyncio.gather(*(leave(k) for k in range(8)))
+
+
+def scrape(port: int) -> dict[str, float]:
+    """Samples by name and their own labels' values."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        families = text_string_to_metric_families(page.read().decode())
+        return {
+            " ".join((s.name, *(v for k, v in sorted(s.labels.items()) if k not in ("model_name", "engine")))): s.value
+            for family in families
+            for s in family.samples
+        }
+
+
+def observe(port: int, headers: Mapping[str, str]) -> Seen:
+    seen = Seen()
+    for tokens in (16, 64, 256, 1000, LONG_TOKENS):  # what the machine is like
+        ask(port, prompt(tokens, tokens), {}, 8)
+    seen.answers = [ask(port, tokens, headers) for tokens in PROMPTS]
+    seen.measured = [
+        asyncio.run(measure(port, long_tokens=LONG_TOKENS, rounds=ROUNDS, streams=streams, headers=headers))
+        for streams in (1, 4)
+    ]
+    asyncio.run(leave_early(port))
+    seen.after_abort = ask(port, PROMPTS[1], headers)
+    seen.metrics = scrape(port)
+    return seen
+
+
+def provoke(port: int, seen: Seen) -> None:
+    """What a stranger may try, what the bearer of the token may get wrong, and a drain."""
+    ask_for = {"model": "m", "prompt": "a", "max_tokens": 1}
+    odd = ask_for | {"kv_transfer_params": {"do_remote_prefill": True}}  # without a host: vLLM's engine would die of it
+    objective = ask_for | {"vllm_xargs": {"slo_tpot_ms": []}}
+
+    def generate(body: object, headers: Mapping[str, str] | None = None) -> int:
+        return status(port, "POST", "/v1/completions", body, headers)
+
+    seen.statuses = {
+        "ready": status(port, "GET", "/readyz"),
+        "stranger's transfer": generate(odd),
+        "bearer's odd transfer": generate(odd, BEARER),
+        "bearer's odd limit": generate(ask_for, BEARER | {"x-slo-tpot-ms": "-1"}),
+        "stranger's objective": generate(objective),
+        "stranger's drain": status(port, "POST", "/paceline/drain", {}),
+        "still well": generate(ask_for),
+        "drain": status(port, "POST", "/paceline/drain", {}, BEARER),
+        "draining": status(port, "GET", "/readyz"),
+        "refused": generate(ask_for),
+        "metrics": status(port, "GET", "/metrics"),
+    }
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Seen]:
+    border = "--middleware=paceline_engine.vllm.border.Border"
+    with serving("qwen2-5m", "--no-enable-prefix-caching", border, env={"PACELINE_TOKEN": TOKEN}) as port:
+        seen = observe(port, BEARER | {"x-slo-tpot-ms": f"{LIMIT_MS}", "x-slo-max-stall-ms": f"{LIMIT_MS}"})
+        provoke(port, seen)
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def stock() -> Iterator[Seen]:
+    with serving("qwen2-5m", "--no-enable-prefix-caching", scheduler="") as port:
+        yield observe(port, {})
+
+
+def test_greedy_answers_are_those_of_vllms_own_scheduler(ours: Seen, stock: Seen) -> None:
+    assert ours.answers == stock.answers
+    assert len(set(ours.answers)) == len(PROMPTS)
+
+
+def need_a_quiet_machine(*everyone: Seen) -> None:
+    """Where streams stall with nothing else to do, their gaps under a prompt say nothing of the scheduler."""
+    worst_ms = max(1e3 * quantile(run.quiet_s, 0.99) for seen in everyone for run in seen.measured)
+    if worst_ms > LIMIT_MS / 2:
+        pytest.skip(f"the machine is busy: without a prompt, 1 % of the gaps exceed {worst_ms:.0f} ms")
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_gaps_under_long_prompts_stay_near_the_limit(ours: Seen, stock: Seen, streams: int) -> None:
+    need_a_quiet_machine(ours, stock)
+    ran, theirs = (seen.measured[(1, 4).index(streams)].gaps_s for seen in (ours, stock))
+    p99_ms, theirs_ms = 1e3 * quantile(ran, 0.99), 1e3 * quantile(theirs, 0.99)
+    print(f"{streams} streams: p99 of gaps {p99_ms:.1f} ms, vLLM's own {theirs_ms:.1f} ms")
+    assert quantile(ran, 0.95) <= LIMIT_MS / 1e3
+    assert p99_ms <= 1.5 * LIMIT_MS
+    assert p99_ms <= theirs_ms / 5
+
+
+def test_the_long_prompt_is_not_starved(ours: Seen, stock: Seen) -> None:
+    need_a_quiet_machine(ours, stock)
+    ran, theirs = (quantile(seen.measured[0].long_ttft_s, 0.5) for seen in (ours, stock))
+    assert ran <= 2.5 * theirs
+
+
+def test_the_scheduler_shows_itself_on_vllms_page(ours: Seen) -> None:
+    m = ours.metrics
+    assert m["vllm:num_requests_running"] == 0
+    assert m["paceline_step_time_trusted decode"] == m["paceline_step_time_trusted mixed"] == 1
+    assert m["paceline_step_seconds_count measured"] == m["paceline_step_seconds_count predicted"] > 1000
+    assert m["paceline_step_tokens_sum prefill"] >= 2 * ROUNDS * LONG_TOKENS
+    assert 0 < m["paceline_token_budget_tokens"] <= 2048
+    for name in ("paceline_stalls_total", "paceline_engine_misses_total ttft", "paceline_engine_misses_total tpot"):
+        assert m[name] >= 0
+    assert any(name.startswith("paceline_engine_info") for name in m)
+
+
+def test_clients_that_leave_give_their_blocks_back(ours: Seen, stock: Seen) -> None:
+    assert ours.after_abort == stock.answers[1]
+    assert ours.metrics["vllm:kv_cache_usage_perc"] == 0
+
+
+def test_nobody_kills_or_steers_the_engine_and_a_drain_refuses_what_is_new(ours: Seen) -> None:
+    assert ours.statuses == {
+        "ready": 200,
+        "stranger's transfer": 200,
+        "bearer's odd transfer": 400,
+        "bearer's odd limit": 400,
+        "stranger's objective": 200,
+        "stranger's drain": 403,
+        "still well": 200,
+        "drain": 202,
+        "draining": 503,
+        "refused": 503,
+        "metrics": 200,
+    }
