@@ -21,23 +21,11 @@ from paceline_planner.traces import read
 from paceline_planner.workloads import Empirical
 
 CLASS = "interactive"
-
-
 AZURE = "azure/AzureLLMInferenceTrace_conv.csv"
-
-
 SERVEGEN = "servegen/language_m-small"
-
-
 BIN_S, BINS, DAY_S = 600.0, 6, 86_400.0  # ServeGen's windows, those of an hour
-
-
 DAYS = range(6)  # of ServeGen's fourteen, the first six: none of their windows is missing
-
-
 RATE_OVER_S = 60.0  # a trace's "true" rate at a moment is over this long around it, the window of production's rates
-
-
 CONSTANT = "constant load"
 
 
@@ -126,6 +114,13 @@ def peak_rps(load: Load, start_s: float, end_s: float) -> Mapping[str, float]:
         return {CLASS: rate}
     counts = trace_rates()
     return {CLASS: max(counts[int(start_s // 10) : int(end_s // 10) + 1], default=0.0)}
+
+
+def arriving(load: Load, start_s: float, end_s: float) -> tuple[Job, ...]:
+    """Whose lengths those of the arrivals in between are: the trace's own then; of an hour, that draws them, all."""
+    if load.rates:
+        return azure()
+    return tuple(job for job in azure() if start_s <= job.arrival_s < end_s) or azure()
 
 
 @cache

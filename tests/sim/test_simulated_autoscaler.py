@@ -77,12 +77,13 @@ def test_the_law_grows_at_the_rise_and_shrinks_after_it_without_losing_a_request
     grown = [r for r in law.scaler.resized if r.change.after > r.change.before]
     shrunk = [r for r in law.scaler.resized if r.change.after < r.change.before]
     assert 180 < min(r.at_s for r in grown if r.at_s > 180) < 240
-    assert max(r.change.after for r in grown) >= 3
+    most = max(r.change.after for r in grown)
+    assert 2 <= most <= 3, "2 are enough for 10 requests per second, and 3 while some miss"
     assert shrunk
-    assert min(r.at_s for r in shrunk if r.at_s > 420) >= 420 + RHYTHM.stabilisation_s
-    assert shrunk[-1].change.after < 3
+    assert min(r.at_s for r in shrunk if r.change.after < 2 and r.at_s > 420) >= 420 + RHYTHM.stabilisation_s
+    assert shrunk[-1].change.after < most
     assert all(ride.course.outcome is Outcome.COMPLETED for ride in law.rides)
-    assert law.good() > scaled_by(Static).good() + 0.1
+    assert 1.0 - law.good() < 0.6 * (1.0 - scaled_by(Static).good())
 
 
 def test_the_same_seed_gives_the_same_decisions() -> None:
@@ -141,14 +142,13 @@ def test_kedas_ratio_law(ratio: float | None, ready: int, now: float, after: int
 
 
 def test_the_clairvoyant_has_what_the_law_needs_for_what_is_to_come() -> None:
-    signals = make_signals(1)
-    peaks: list[tuple[float, float]] = []
+    asked: list[tuple[float, float]] = []
 
-    def peak_rps(start_s: float, end_s: float) -> dict[str, float]:
-        peaks.append((start_s, end_s))
-        return {SLO.name: 12.0}
+    def to_come(start_s: float, end_s: float) -> ServiceSignals:
+        asked.append((start_s, end_s))
+        return make_signals(1, rate_rps=12.0)
 
-    wanted = Clairvoyant(60.0, make_signals(1), peak_rps, 35.0).rule(signals, 100.0).wanted
-    assert peaks == [(100.0, 135.0)]
+    wanted = Clairvoyant(60.0, to_come, 35.0).rule(make_signals(1), 100.0).wanted
+    assert asked == [(100.0, 135.0)]
     assert wanted == least_sizes(make_signals(1, rate_rps=12.0)).sizes
     assert wanted["mixed"] > 1

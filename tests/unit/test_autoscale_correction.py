@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 from itertools import pairwise
 
 import pytest
-from paceline_router.autoscale.correction import COLD_S, observe, wilson
+from paceline_router.autoscale.correction import COLD_S, kept, misses, observe, wilson
 from paceline_router.autoscale.decide import Pacer
 from paceline_router.autoscale.outlook import Outlook
 from paceline_router.autoscale.signals import Attained, PoolSignals, Ruling, ServiceSignals, Verdicts
@@ -90,6 +90,50 @@ def test_a_factor_that_explains_what_is_seen_stays() -> None:
     first = pacer.rule(signals, 0.0).factors
     assert first[MIXED] > 1.0
     assert [pacer.rule(signals, k * 90.0).factors for k in range(1, 5)] == [first] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        pytest.param(1.0, 1.6, id="the load at which it was learned: all"),
+        pytest.param(1.15, 1.6, id="a seventh more: all"),
+        pytest.param(1 / 1.35, 1.6**0.5, id="a quarter less: half, in its logarithm"),
+        pytest.param(1.6, 1.0, id="six tenths more: nothing"),
+        pytest.param(0.0, 1.6, id="no load: all"),
+    ],
+)
+def test_a_factor_is_kept_near_the_load_at_which_it_was_learned(change: float, left: float) -> None:
+    assert kept(1.6, change) == pytest.approx(left, abs=1e-3)
+
+
+def test_a_factor_is_forgotten_as_the_load_moves_away_and_stays_forgotten() -> None:
+    pacer = Pacer(600.0, MODEL)
+    learned = pacer.rule(observed(0.80), 0.0).factors[MIXED]
+    unknown = make_class(rps=6.0), make_class(rps=2.85)
+    factors = [pacer.rule(make_signals(THREE, classes=(c,)), k * 75.0).factors[MIXED] for k, c in enumerate(unknown, 1)]
+    assert learned > 1.0
+    assert factors == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "missed"),
+    [
+        pytest.param(0.80, 300.0, True, id="fifteen points below the target"),
+        pytest.param(0.93, 300.0, False, id="two points below, which may be chance"),
+        pytest.param(0.93, 5000.0, True, id="two points below, of thousands"),
+        pytest.param(0.0, 40.0, False, id="too few to say"),
+    ],
+)
+def test_a_target_is_missed_where_chance_does_not_explain_it(share: float, count: float, missed: bool) -> None:
+    assert misses(observed(share, count=count), {"chat": 0.95}) is missed
+
+
+def test_a_rise_that_may_be_chance_grows_a_fleet_whose_requests_miss() -> None:
+    """Not settled: the verdicts teach no factor."""
+    held = observed(0.99, rps=3.3)
+    late = observed(0.85, make_pool(replicas=3, settled_s=0.0), rps=3.3)
+    assert Pacer(600.0, MODEL).rule(held, 0.0).changes == ()
+    assert [c.after for c in Pacer(600.0, MODEL).rule(late, 0.0).changes] == [4]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
-from paceline_router.autoscale.decide import Pacer, at_most
+from paceline_router.autoscale.decide import Pacer
 from paceline_router.autoscale.signals import ServiceSignals
 from paceline_router.state import Role
 from scaling_double import Capacity, Fleet, make_class, make_pair, make_pool, make_signals
@@ -60,7 +60,7 @@ def settled(replicas: int, *, stabilisation_s: float = 60.0) -> tuple[Pacer, Fle
 
 
 def test_load_times_three_then_divided_by_three_as_an_exact_sequence_of_sizes() -> None:
-    """2 rps hold for sure on 3 replicas: 2 + 1.64·√(2/60) = 2.3; 6 rps need 6, and 7 to be left."""
+    """2 rps are at most 2·(1 + 1/√240) of 120 s, so 3 replicas hold them; 6 rps need 6."""
     pacer, fleet = Pacer(60.0, MODEL), Fleet((make_pool(replicas=3),), start_s=30.0)
     assert mixed(pacer, fleet, [2.0] * 3) == [3, 3, 3]
     assert mixed(pacer, fleet, [3.0, 4.5, 6.0, 6.0, 6.0, 6.0, 6.0], start=3) == [3, 5, 6, 6, 6, 6, 6]
@@ -102,29 +102,33 @@ def test_a_new_leader_shrinks_only_after_it_has_itself_seen_the_whole_window() -
     assert mixed(Pacer(60.0, MODEL), Fleet((make_pool(replicas=5),)), [0.5] * 6) == [5, 5, 5, 5, 1, 1]
 
 
-def test_down_to_the_greatest_size_wanted_in_the_window_not_the_latest() -> None:
+def test_down_to_the_greatest_size_surely_needed_in_the_window_not_the_latest() -> None:
     pacer, fleet = settled(6)
-    assert mixed(pacer, fleet, [3.0, 1.6, 0.5, 0.5, 0.5, 0.5]) == [6, 6, 6, 6, 4, 2], "3 rps hold for sure on 4"
+    assert mixed(pacer, fleet, [5.9, 1.6, 0.5, 0.5, 0.5, 0.5, 0.5]) == [6, 6, 6, 6, 6, 2, 1]
 
 
-def test_one_tick_that_wants_the_present_size_keeps_it_for_a_window() -> None:
+def test_a_tick_that_surely_needs_the_present_size_keeps_it_for_a_window() -> None:
     pacer, fleet = settled(4)
-    assert mixed(pacer, fleet, [0.5, 0.5, 3.4, 0.5, 0.5, 0.5, 0.5]) == [4] * 7
+    assert mixed(pacer, fleet, [0.5, 0.5, 3.9, 0.5, 0.5, 0.5, 0.5, 0.5]) == [4] * 7 + [1]
+
+
+def test_a_rate_that_may_be_chance_grows_nothing_and_one_that_stays_does() -> None:
+    """3.3 rps over 60 s may be 2.9, which 3 replicas hold; over 135 s they are at least 3.01."""
+    fleet = Fleet((make_pool(replicas=3),))
+    assert mixed(Pacer(300.0, MODEL), fleet, [3.3] * 20) == [3] * 5 + [4] * 15
+
+
+def test_what_a_rise_surely_asks_for_is_ordered_at_the_measured_rate() -> None:
+    assert mixed(Pacer(300.0, MODEL), Fleet((make_pool(replicas=3),)), [4.9]) == [5], "at least 4.4 rps need 5"
+    assert mixed(Pacer(300.0, MODEL), Fleet((make_pool(replicas=3),)), [4.0]) == [4], "at least 3.5, measured 4"
 
 
 def test_the_smaller_fleet_must_hold_at_the_upper_bound_of_the_measured_rate() -> None:
-    """1.9 rps over 60 s may be 2.2; over ten minutes they are at most 1.99."""
+    """1.9 rps over 60 s may be 2.08; over ten minutes they are at most 1.96."""
     for window_s, after in ((60.0, 3), (600.0, 2)):
         pacer, pool = Pacer(0.0, MODEL), make_pool(replicas=3)
         ruling = pacer.rule(make_signals(pool, rps=1.9, window_s=window_s), 0.0)
         assert [c.after for c in ruling.changes] == [after] * (after != 3)
-
-
-def test_the_upper_bound_is_of_each_class_and_leaves_no_traffic_at_none() -> None:
-    classes = make_class("a", 4.0), make_class("b", 0.0)
-    assert [c.arrivals_rps for c in at_most(make_signals(make_pool(), classes=classes)).classes] == pytest.approx(
-        [4.0 + 1.64 * (4.0 / 60.0) ** 0.5, 0.0]
-    )
 
 
 def test_without_traffic_down_to_the_least_after_the_window() -> None:

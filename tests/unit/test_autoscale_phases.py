@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import exp, factorial
+from random import Random
+from statistics import fmean
 
 import pytest
 from paceline_api.slo import SLOClass
 from paceline_engine.tables import load_table
+from paceline_router.autoscale.machine import mean_fit
 from paceline_router.autoscale.phases import Forecaster, attained, unloaded
 from paceline_router.autoscale.queueing import Line, Sharing, erlang_b
 from paceline_router.autoscale.signals import (
@@ -17,7 +20,7 @@ from paceline_router.autoscale.signals import (
     PoolSignals,
     ServiceSignals,
 )
-from paceline_router.autoscale.workload import points
+from paceline_router.autoscale.workload import Context, points
 from paceline_router.state import Role
 
 A100 = EngineSignals(load_table("a100-sxm-80gb", "llama-3.1-8b"))
@@ -235,3 +238,25 @@ def test_a_saturated_pool_attains_next_to_nothing_and_less_the_more_it_is_asked(
         attained(make_service(make_class(rate)), {"prefill": 64, "decode": 1})["interactive"] for rate in (40.0, 80.0)
     ]
     assert 0.0 < found[1].ttft < found[0].ttft < 0.01
+
+
+@pytest.mark.parametrize(
+    ("deviation", "fits"),
+    [
+        pytest.param(0.0, 11.5, id="of one size: half of one does not fit, on average"),
+        pytest.param(1000.0, 12.0, id="exponential: as many as on average fit"),
+    ],
+)
+def test_so_many_requests_fit_as_a_renewal_process_counts(deviation: float, fits: float) -> None:
+    assert mean_fit(12_000.0, Context(1000.0, deviation)) == pytest.approx(fits)
+
+
+def test_what_fits_is_what_a_random_sequence_of_requests_fills() -> None:
+    rng = Random(1)
+    counts = []
+    for _ in range(4000):
+        left, count = 17_000.0, 0
+        while (left := left - rng.gammavariate(1.6, 850.0)) >= 0.0:
+            count += 1
+        counts.append(count)
+    assert mean_fit(17_000.0, Context(1.6 * 850.0, 1.6**0.5 * 850.0)) == pytest.approx(fmean(counts), rel=0.01)

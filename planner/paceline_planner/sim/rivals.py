@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 
 from paceline_router.autoscale.law import least_sizes
@@ -96,20 +96,17 @@ class RatioLaw(Static):
 
 @dataclass(slots=True)
 class Clairvoyant(Static):
-    """`peak_rps(from, until)`: the highest true rate of each class in between; `ahead_s`: what a start-up may take.
+    """`to_come(from, until)`: the service under the highest true load in between; `ahead_s`: a start-up's longest time.
 
-    `known`: lengths and engines, which it need not measure.
+    It measures nothing, is never late, and gives replicas up at once.
     """
 
-    known: ServiceSignals
-    peak_rps: Callable[[float, float], Mapping[str, float]]
+    to_come: Callable[[float, float], ServiceSignals]
     ahead_s: float
 
     def rule(self, signals: ServiceSignals, now: float) -> Ruling:
         """The law's least sizes for what is to come until a replica ordered at the next tick could be ready."""
-        rates = self.peak_rps(now, now + self.ahead_s)
-        classes = tuple(replace(c, arrivals_rps=rates[c.slo.name]) for c in self.known.classes)
-        return _ruling(signals, least_sizes(replace(self.known, classes=classes)).sizes, "what is to come")
+        return _ruling(signals, least_sizes(self.to_come(now, now + self.ahead_s)).sizes, "what is to come")
 
 
 def _ruling(signals: ServiceSignals, sizes: Mapping[str, int], why: str) -> Ruling:

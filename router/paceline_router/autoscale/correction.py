@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import log, sqrt
 
 from paceline_router.autoscale.outlook import Factors, Outlook, Targets
 from paceline_router.autoscale.signals import Attained, ClassSignals, ServiceSignals, Verdicts
@@ -24,6 +24,7 @@ ENOUGH = 50  # decided requests; a share of fewer says little
 COLD_S = 30.0  # after a start: graphs are captured, prefix caches fill, and the engine's own fit has no samples yet
 Z = 2.58  # 99 %: misses come in bursts, so that n of them are worth less than n independent ones
 MODEL_ERROR = 0.01  # a point between model and truth is not taken for load: near A∞ no load would explain it
+NEAR, FAR = 0.15, 0.45  # the load's change, in its logarithm, up to which a factor is kept, and from which none of it
 HALVINGS = 8  # of a move that would change a size by more than one replica
 
 
@@ -38,6 +39,13 @@ def is_instructive(signals: ServiceSignals, role: Role) -> bool:
     steady = all(pool.ready == pool.replicas and pool.settled_s >= signals.window_s + COLD_S for pool in signals.pools)
     pools = [pool for pool in signals.pools if pool.role is role]
     return steady and any(pool.ready for pool in pools) and not any(pool.held for pool in pools)
+
+
+def misses(signals: ServiceSignals, targets: Targets) -> bool:
+    """Whether some class was below its target in the window by more than chance."""
+    return any(
+        seen.high < targets.get(c.slo.name, 0.0) for c in signals.classes if (seen := _share(c, Role.MIXED)) is not None
+    )
 
 
 def observe(outlook: Outlook, role: Role, targets: Targets) -> Interval | None:
@@ -77,6 +85,18 @@ def move(factors: Factors, role: Role, interval: Interval, wanted: Callable[[Fac
         middle = (near + far) / 2
         near, far = (middle, far) if reaches(middle) else (near, middle)
     return {**factors, role: near}
+
+
+def kept(factor: float, change: float) -> float:
+    """What is left of a factor at `change` times the load at which it was learned: the model errs elsewhere there."""
+    if change <= 0.0:
+        return factor
+    return float(factor ** (1.0 - min(max((abs(log(change)) - NEAR) / (FAR - NEAR), 0.0), 1.0)))
+
+
+def tokens_per_s(signals: ServiceSignals) -> float:
+    """That all classes ask for: prompts and answers."""
+    return sum(c.arrivals_rps * (c.prompt.mean_tokens + c.output.mean_tokens) for c in signals.classes)
 
 
 def wilson(hits: float, count: float) -> Interval:

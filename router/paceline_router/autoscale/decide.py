@@ -1,20 +1,22 @@
 """What to do now: the law's sizes over time become changes (DESIGN §7).
 
-Up at once; down only to the greatest size wanted at any moment of the whole stabilisation window, where a size is
-wanted until fewer replicas hold at the upper confidence bound of the measured load, and only by a process that saw that
-window without a gap. Invariants: no change leaves a pool's bounds; none makes the sizes exceed maxGPUs, counting what
-is yet to shrink; a tick without signals changes nothing; a held pool, and one that is starting, rolling out or failing,
-does not shrink. A pool above a new bound or budget shrinks like any other. Pure: `now` is monotonic seconds.
+Up at once to what the measured rate asks for, where that is more for sure (evidence.py) or requests miss already.
+Down to what is enough for the rate of the last minutes and its doubt, never below a size that was surely needed at any
+moment of the whole stabilisation window, and only by a process that saw that window without a gap. Invariants: no
+change leaves a pool's bounds; none makes the sizes exceed maxGPUs, counting what is yet to shrink; a tick without
+signals changes nothing; a held pool, and one that is starting, rolling out or failing, does not shrink. A pool above a
+new bound or budget shrinks like any other. Pure: `now` is monotonic seconds.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
-from math import inf, sqrt
+from dataclasses import dataclass, field
+from math import inf
 
-from paceline_router.autoscale.correction import COLD_S, is_instructive, move, observe
+from paceline_router.autoscale.correction import COLD_S, is_instructive, kept, misses, move, observe, tokens_per_s
+from paceline_router.autoscale.evidence import Rates
 from paceline_router.autoscale.explain import level, replicas
 from paceline_router.autoscale.ladder import Sizes, gpus_of
 from paceline_router.autoscale.law import Sizing, present, sized, within_budget
@@ -22,17 +24,15 @@ from paceline_router.autoscale.outlook import PHASES, Factors, Model, Outlook
 from paceline_router.autoscale.signals import Change, PoolSignals, Ruling, ServiceSignals
 from paceline_router.state import Role
 
-CONFIDENCE = 1.64  # standard deviations: a smaller fleet must hold at the rate's one-sided 95 % bound
-
 
 @dataclass(slots=True)
 class Window:
-    """The sizes wanted at each tick since sight began, back to the last before the stabilisation window."""
+    """The sizes surely needed at each tick since sight began, back to the last before the stabilisation window."""
 
     ticks: deque[tuple[float, Sizes]] = field(default_factory=deque)
 
-    def add(self, now: float, wanted: Sizes, length_s: float) -> None:
-        self.ticks.append((now, wanted))
+    def add(self, now: float, needed: Sizes, length_s: float) -> None:
+        self.ticks.append((now, needed))
         while len(self.ticks) > 1 and self.ticks[1][0] <= now - length_s:
             self.ticks.popleft()
 
@@ -42,12 +42,8 @@ class Window:
     def last_s(self) -> float | None:
         return self.ticks[-1][0] if self.ticks else None
 
-    def wanted(self, pool: str) -> int:
-        """At the last tick."""
-        return self.ticks[-1][1][pool]
-
     def greatest(self, pool: str) -> int:
-        return max(wanted[pool] for _, wanted in self.ticks)
+        return max(needed[pool] for _, needed in self.ticks)
 
 
 class Pacer:
@@ -57,9 +53,11 @@ class Pacer:
         self.stabilisation_s = stabilisation_s
         self.factors: Factors = {}
         self._model = model
-        self._window = Window()
+        self._window, self._rates = Window(), Rates()
         self._terms: Mapping[str, Hashable] = {}
         self._taught_s: dict[Role, float] = {}  # when each factor last moved, or began to be comparable
+        self._learned_at: dict[Role, float] = {}  # the load then, tokens per second
+        self._raised_s = -inf  # when verdicts last raised a factor
         self._longest_gap_s = 0.0  # ticks this far apart see every arrival: the window of the rates
 
     def rule(self, signals: ServiceSignals, now: float) -> Ruling:
@@ -67,13 +65,14 @@ class Pacer:
         self._longest_gap_s = signals.window_s
         self._notice_gap(now)
         self._notice_terms(signals, now)
+        self._rates.add(signals, now)
         outlook, sizing = self._correct(Outlook(signals, self.factors, self._model(signals)), now)
-        cautious = at_most(signals)
-        safe = sized(Outlook(cautious, self.factors, self._model(cautious)))
-        wanted = {name: max(n, safe.sizes[name]) for name, n in sizing.sizes.items()}
-        self._window.add(now, wanted, self.stabilisation_s)
-        smaller, waits = self._shrink(signals, sizing, now)
-        after = {**_grow(outlook, sizing), **smaller}
+        sure = now - self._raised_s < signals.window_s or misses(signals, sizing.targets)
+        needed = sizing.sizes if sure else self._least(self._rates.at_least(signals))
+        self._window.add(now, needed, self.stabilisation_s)
+        enough = {name: max(n, sizing.sizes[name]) for name, n in self._least(self._rates.at_most(signals)).items()}
+        smaller, waits = self._shrink(signals, enough, sizing, now)
+        after = {**_grow(outlook, sizing, needed), **smaller}
         return Ruling(
             wanted=sizing.sizes,
             changes=tuple(
@@ -91,7 +90,7 @@ class Pacer:
 
     def restart(self, now: float) -> None:
         """The clock jumped: what was seen is not a window of known length, and verdicts may be of any time."""
-        self._window = Window()
+        self._window, self._rates = Window(), Rates()
         self._taught_s = dict.fromkeys(Role, now)
 
     def seen_s(self, now: float) -> float:
@@ -101,7 +100,7 @@ class Pacer:
     def _notice_gap(self, now: float) -> None:
         last_s = self._window.last_s()
         if last_s is not None and not 0.0 <= now - last_s <= self._longest_gap_s:
-            self._window = Window()
+            self._window, self._rates = Window(), Rates()
 
     def _notice_terms(self, signals: ServiceSignals, now: float) -> None:
         """Sizes wanted on other terms are forgotten; verdicts on other objectives, and other engines, teach nothing."""
@@ -112,7 +111,7 @@ class Pacer:
         before, self._terms = self._terms, terms
         if not before or before == terms:
             return
-        self._window = Window()
+        self._window, self._rates = Window(), Rates()
         if before["pools"] != pools:
             self.factors = {}
         if before["pools"] != pools or before["classes"] != classes:
@@ -120,7 +119,10 @@ class Pacer:
 
     def _correct(self, outlook: Outlook, now: float) -> tuple[Outlook, Sizing]:
         """Moves the factors, each at most once for each window's verdicts; the law under what they are then."""
-        signals, sizing = outlook.signals, sized(outlook)
+        signals, load = outlook.signals, tokens_per_s(self._rates.mean(outlook.signals))
+        self.factors = {role: kept(f, load / self._learned_at.get(role, load)) for role, f in self.factors.items()}
+        outlook = outlook.under(self.factors)
+        sizing = sized(outlook)
         if sizing.limited or not sizing.targets:
             return outlook, sizing
         for role in Role:
@@ -128,45 +130,48 @@ class Pacer:
                 interval = observe(outlook, role, sizing.targets)
                 moved = move(self.factors, role, interval, _wanted(outlook, role)) if interval else self.factors
                 if moved != self.factors:
-                    self.factors, self._taught_s[role] = moved, now
+                    self._raised_s = now if moved[role] > self.factors.get(role, 1.0) else self._raised_s
+                    self.factors, self._taught_s[role], self._learned_at[role] = moved, now, load
                     outlook = outlook.under(moved)
                     sizing = sized(outlook)
         return outlook, sizing
 
-    def _shrink(self, signals: ServiceSignals, sizing: Sizing, now: float) -> tuple[Sizes, list[str]]:
-        """The sizes of the pools that shrink now, and why others that are larger than wanted wait."""
+    def _least(self, signals: ServiceSignals) -> Sizes:
+        return sized(Outlook(signals, self.factors, self._model(signals))).sizes
+
+    def _shrink(self, signals: ServiceSignals, enough: Sizes, sizing: Sizing, now: float) -> tuple[Sizes, list[str]]:
+        """The sizes of the pools that shrink now, and why others that are larger than is enough wait."""
         smaller, waits = dict[str, int](), []
         for pool in signals.pools:
-            enough = self._window.wanted(pool.name)
-            if enough < pool.replicas:
-                wait = self._waits(signals, pool, sizing, now)
+            if enough[pool.name] < pool.replicas:
+                wait = self._waits(signals, pool, enough, sizing, now)
                 if wait:
-                    waits.append(f"{pool.name} {pool.replicas} → {enough}: {wait}")
+                    waits.append(f"{pool.name} {pool.replicas} → {enough[pool.name]}: {wait}")
                 else:
-                    smaller[pool.name] = self._window.greatest(pool.name)
+                    smaller[pool.name] = max(enough[pool.name], self._window.greatest(pool.name))
         return smaller, waits
 
-    def _waits(self, signals: ServiceSignals, pool: PoolSignals, sizing: Sizing, now: float) -> str:
+    def _waits(self, signals: ServiceSignals, pool: PoolSignals, enough: Sizes, sizing: Sizing, now: float) -> str:
         """Why a pool that is larger than wanted stays so for now; empty: it shrinks."""
         length = f"{self.stabilisation_s:g} s"
         if self.seen_s(now) < self.stabilisation_s:
             return f"{self.seen_s(now):.0f} of {length} seen"
         if self._window.greatest(pool.name) >= pool.replicas:
-            return f"{replicas(pool.replicas)} wanted within the last {length}"
+            return f"{replicas(pool.replicas)} needed within the last {length}"
         if pool.ready != pool.replicas or pool.settled_s <= 0.0:
             return f"{pool.ready} of {replicas(pool.replicas)} ready, and not settled"
         for other in signals.pools:
-            needed = self._relied_on(signals, other, sizing)
+            needed = self._relied_on(signals, other, enough, sizing)
             if other is not pool and other.ready < needed:
                 return f"{other.name} has {other.ready} of {needed} ready"
         return ""
 
-    def _relied_on(self, signals: ServiceSignals, pool: PoolSignals, sizing: Sizing) -> int:
+    def _relied_on(self, signals: ServiceSignals, pool: PoolSignals, enough: Sizes, sizing: Sizing) -> int:
         """Ready replicas without which no other pool shrinks: those there are, and those it may still grow by."""
         spent = gpus_of(signals, present(signals)) + pool.gpus
         may_grow = signals.max_gpus is None or spent <= signals.max_gpus
         coming = max(pool.replicas, sizing.sizes[pool.name]) if may_grow else pool.replicas
-        return min(self._window.wanted(pool.name), coming)
+        return min(enough[pool.name], coming)
 
     def _change(self, outlook: Outlook, pool: PoolSignals, after: Sizes, sizing: Sizing) -> Change:
         name, n, wanted = pool.name, after[pool.name], sizing.sizes[pool.name]
@@ -182,10 +187,10 @@ class Pacer:
         return Change(name, pool.replicas, n, binding, why)
 
 
-def _grow(outlook: Outlook, sizing: Sizing) -> Sizes:
+def _grow(outlook: Outlook, sizing: Sizing, needed: Sizes) -> Sizes:
     """All sizes with what may grow; GPUs that a pool gives up are spent only once /scale says so."""
     here = present(outlook.signals)
-    larger = {name: max(n, sizing.sizes[name]) for name, n in here.items()}
+    larger = {name: max(needed[name], sizing.sizes[name]) if needed[name] > n else n for name, n in here.items()}
     return within_budget(outlook, larger, here, sizing.targets)
 
 
@@ -198,12 +203,3 @@ def _wanted(outlook: Outlook, role: Role) -> Callable[[Factors], int]:
         return sum(sizes[name] for name in names)
 
     return wanted
-
-
-def at_most(signals: ServiceSignals) -> ServiceSignals:
-    """The signals at the upper confidence bound of each class's rate, its arrivals taken as Poisson's."""
-
-    def bound(rate: float) -> float:
-        return rate + CONFIDENCE * sqrt(rate / signals.window_s)
-
-    return replace(signals, classes=tuple(replace(c, arrivals_rps=bound(c.arrivals_rps)) for c in signals.classes))

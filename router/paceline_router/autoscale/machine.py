@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 
 from paceline_engine.policies.step import Limits
 
@@ -93,7 +92,7 @@ class Machine:
 
     def _gaps_s(self, of: Sequence[Load]) -> list[float]:
         kv_tokens = self.engine.kv_tokens or self.engine.table.kv_tokens
-        fit = _fit(kv_tokens * (1 - KV_SPARE), context(of, EXPECTED if self.role is Role.MIXED else 1.0))
+        fit = mean_fit(kv_tokens * (1 - KV_SPARE), context(of, EXPECTED if self.role is Role.MIXED else 1.0))
         slots = max(1, min(LIMITS.max_requests, int(fit)))
         return [step_s(self._facts, 0, 0.0, m, int(m * self._context)) for m in range(1, slots + 1)]
 
@@ -122,7 +121,6 @@ class Machine:
         return Prompt(share, load.slo.ttft_limit_s(length), alone_s, shared_s, transfer_s(self._facts, length))
 
 
-def _fit(kv_tokens: float, of: Context) -> float:
-    """How many requests' KV fits at once but for one deviation of their sum."""
-    root = (sqrt(of.deviation**2 + 4 * of.mean * kv_tokens) - of.deviation) / (2 * of.mean)
-    return root * root
+def mean_fit(kv_tokens: float, of: Context) -> float:
+    """How many requests' KV fits at once, on average over which they are: the mean count of a renewal process."""
+    return kv_tokens / of.mean + ((of.deviation / of.mean) ** 2 - 1) / 2
