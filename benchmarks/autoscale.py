@@ -36,8 +36,8 @@ from paceline_router.autoscale.machine import Machine
 from paceline_router.autoscale.phases import Forecaster
 from paceline_router.autoscale.signals import ClassSignals, EngineSignals, Lengths, PoolSignals, ServiceSignals
 from paceline_router.autoscale.workload import loads
+from paceline_router.facts import Role
 from paceline_router.metrics import TOKEN_BOUNDS
-from paceline_router.state import Role
 from rich.console import Console
 from rich.table import Table
 

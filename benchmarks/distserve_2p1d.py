@@ -27,7 +27,7 @@ from paceline_api.slo import SLOClass
 from paceline_planner.papers import distserve_2p1d as example
 from paceline_planner.papers.distserve_2p1d import SIDES, Side
 from paceline_planner.sim.steady import Capacity, Point, capacity, crossing, sweep
-from paceline_router.state import Role
+from paceline_router.facts import Role
 from rich.console import Console
 from rich.table import Table
 

@@ -33,8 +33,8 @@ from paceline_planner.prompts import BLOCK_TOKENS
 from paceline_planner.sim.fleet import EngineSpec, FleetSpec, Job
 from paceline_planner.sim.steady import SteadyRule, SteadyRun, steady_run
 from paceline_planner.traces import TraceRequest, read
+from paceline_router.facts import Role
 from paceline_router.pick import POLICIES
-from paceline_router.state import Role
 from paceline_router.waiting import Rule
 from rich.console import Console
 from rich.table import Table

@@ -15,8 +15,10 @@ from random import Random
 from time import thread_time_ns
 
 from paceline_engine.tables import load_table
+from paceline_router.facts import Facts, Role
 from paceline_router.pick import POLICIES, NoEndpoint, Picker
-from paceline_router.state import Facts, Ledger, Replica, Role, Size
+from paceline_router.replica import Replica, Size
+from paceline_router.state import Ledger
 from rich.console import Console
 from rich.table import Table
 

@@ -29,7 +29,7 @@ from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.tables import load_table
 from paceline_planner import workloads
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
-from paceline_router.state import Role
+from paceline_router.facts import Role
 from rich.console import Console
 from rich.table import Table
 

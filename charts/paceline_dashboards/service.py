@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from paceline_api.outcomes import Outcome
+from paceline_router.facts import Role
 from paceline_router.miss import Cause
-from paceline_router.state import Role
 
 from paceline_dashboards.panels import Dashboard, Kind, Link, Panel, Query, Unit, Variable
 from paceline_dashboards.queries import ATTAINMENT, CLASS, SERVICE, TARGET, WINDOW, engines, gauge, of, quantile, rate

@@ -17,7 +17,7 @@ from paceline_api.catalog import ACCELERATORS
 from paceline_api.v1alpha1 import LLMService, OnFailure, Runtime
 from paceline_engine.launch import engine_command
 from paceline_engine.sim.options import UsageError, check, parser
-from paceline_router.state import Role as EngineRole
+from paceline_router.facts import Role as EngineRole
 
 from paceline_planner import workloads
 from paceline_planner.aggregate import Record

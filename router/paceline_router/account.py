@@ -19,9 +19,9 @@ from paceline_router.latency import prefill_s
 from paceline_router.metrics import Counters
 from paceline_router.miss import Phases, cause
 from paceline_router.pick import Choice
+from paceline_router.replica import Replica
 from paceline_router.request import Request
 from paceline_router.shell import Shell
-from paceline_router.state import Replica
 from paceline_router.stream import Usage
 from paceline_router.tracker import Followed
 

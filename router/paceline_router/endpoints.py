@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 SERVICE_LABEL = "paceline.dev/service"
 POOL_LABEL = "paceline.dev/pool"

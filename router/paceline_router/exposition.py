@@ -16,8 +16,8 @@ from paceline_engine.tables import TableMissing, load_table
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from paceline_router.facts import Facts
 from paceline_router.quantile import bucket_quantile
-from paceline_router.state import Facts
 
 _WANTED = (
     "paceline_step_time_scale",

@@ -11,9 +11,9 @@ from typing import Protocol
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from paceline_router.facts import Role
 from paceline_router.metrics import SERVICE_LABELS
 from paceline_router.shell import Shell
-from paceline_router.state import Role
 
 
 class Fleet(Protocol):

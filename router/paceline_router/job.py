@@ -22,10 +22,11 @@ from paceline_router.admission import Admitted
 from paceline_router.answers import Answer, PrefillAnswer, StreamedAnswer, WholeAnswer
 from paceline_router.attempts import Again, DecodeElsewhere, Fault, GiveUp, Leg, NextStep, PrefillElsewhere, Recompute
 from paceline_router.bodies import LegBodies
+from paceline_router.facts import Role
 from paceline_router.pick import Choice, NoEndpoint
+from paceline_router.replica import OUTPUT_QUANTILE, Flight, Size
 from paceline_router.request import Kind, Request
 from paceline_router.shell import Shell
-from paceline_router.state import OUTPUT_QUANTILE, Flight, Role, Size
 from paceline_router.stream import Usage
 
 _CLOSE_AFTER_S = 0.05  # an error event gets this long on the wire before the connection is closed under it

@@ -7,7 +7,8 @@ Invariant: predictions are finite and not negative, and grow with the work ahead
 
 from __future__ import annotations
 
-from paceline_router.state import Facts, Replica
+from paceline_router.facts import Facts
+from paceline_router.replica import Replica
 
 # Before the first scrape: round figures of an 8B model on one H100 (its table: 0.04 ms a token, 8 ms a decode step).
 NEUTRAL_STEP_S = 0.010

@@ -12,8 +12,9 @@ import logging
 from collections.abc import Iterable
 
 from paceline_router.endpoints import Member, Named, resting
+from paceline_router.replica import Replica
 from paceline_router.scrape import Scraper
-from paceline_router.state import Ledger, Replica
+from paceline_router.state import Ledger
 from paceline_router.upstream import Upstreams
 
 _log = logging.getLogger(__name__)

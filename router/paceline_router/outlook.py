@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from math import exp, inf
 from typing import NamedTuple
 
+from paceline_router.arriving import Load
+from paceline_router.facts import Role
 from paceline_router.foresight import PredictionErrors
 from paceline_router.latency import step_s
-from paceline_router.state import Load, Replica, Role, Size
+from paceline_router.replica import Replica, Size
 
 MOST_CHUNK = 2048  # tokens of a step without decodes to hold back for
 LEAST_CHUNK = 128  # a tile

@@ -16,7 +16,8 @@ from paceline_engine.clock import Clock
 from paceline_engine.http1 import ClientError, ClientPool, Response, fetch
 
 from paceline_router.exposition import LATENESS, STEP, Scraped, fleet_quantile, read
-from paceline_router.state import Ledger, Replica
+from paceline_router.replica import Replica
+from paceline_router.state import Ledger
 
 _log = logging.getLogger(__name__)
 

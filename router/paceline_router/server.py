@@ -25,13 +25,14 @@ from paceline_router.app import App
 from paceline_router.console.serve import Console
 from paceline_router.dispatcher import Dispatcher
 from paceline_router.endpoints import Member
+from paceline_router.facts import Role
 from paceline_router.gauges import StateGauges
 from paceline_router.members import Membership
 from paceline_router.metrics import RouterMetrics
 from paceline_router.pick import Picker
 from paceline_router.scrape import Scraper
 from paceline_router.shell import Shell
-from paceline_router.state import Ledger, Role
+from paceline_router.state import Ledger
 from paceline_router.upstream import LegHeaders, Upstreams
 
 _log = logging.getLogger(__name__)

@@ -16,10 +16,11 @@ from paceline_api.slo import SLOClass
 from paceline_engine.clock import Clock
 from paceline_engine.lengths import OutputLengths
 
+from paceline_router.facts import Role
 from paceline_router.metrics import RouterMetrics
 from paceline_router.pick import Picker
 from paceline_router.request import Served
-from paceline_router.state import Ledger, Role
+from paceline_router.state import Ledger
 from paceline_router.tracker import Tracker
 from paceline_router.upstream import LegHeaders, Upstreams
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
+from paceline_router.facts import Role
 from paceline_router.outlook import tightest_s
-from paceline_router.state import Ledger, Replica, Role
+from paceline_router.replica import Replica
+from paceline_router.state import Ledger
 
 HEADS = 3
 TOKENS, REQUESTS = 20_000, 100  # queued prompt tokens, and requests, that weigh as much as a full KV cache
@@ -26,13 +28,13 @@ class Shortlist:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        ledger.changed.update(ledger.replicas)
+        self._changed = ledger.watch()
         self._lists: dict[Kind, list[Entry]] = {}
         self._where: dict[str, tuple[Kind, Entry]] = {}
 
     def heads(self, role: Role, revision: str | None = None) -> list[Replica]:
         """The HEADS least loaded of each kind of this role; `revision` None: of any."""
-        changed, replicas = self.ledger.changed, self.ledger.replicas
+        changed, replicas = self._changed, self.ledger.replicas
         while changed:
             self._move(changed.pop())
         return [

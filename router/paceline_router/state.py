@@ -11,197 +11,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from math import exp, inf
-from typing import TYPE_CHECKING, NamedTuple
 
-from paceline_engine.step_time import StepTable
-
+from paceline_router.arriving import Load
+from paceline_router.facts import NO_WORK, Facts, Role, Work
 from paceline_router.foresight import PredictionErrors
 from paceline_router.prefixes import PrefixIndex
-
-if TYPE_CHECKING:
-    from paceline_router.outlook import Outlook
-
-
-class Role(StrEnum):
-    """What the engines of a pool do."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-    MIXED = "mixed"
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Requests in an engine: prompt tokens to be computed; of those that decode or will, context and TPOT limits."""
-
-    queued_tokens: int = 0
-    context: int = 0
-    paces: Mapping[float, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What an engine says of itself, as scraped at `seen_at_s`; the defaults hold before the first scrape."""
-
-    table: StepTable | None = None
-    mixed_scale: float = 1.0
-    mixed_offset_s: float = 0.0
-    decode_scale: float = 1.0
-    decode_offset_s: float = 0.0
-    token_budget: int = 2048  # vLLM's default max_num_batched_tokens
-    block_size: int = 16
-    kv_tokens: int | None = None  # None: not known, taken as enough
-    work: Work | None = None  # whoever sent it; None: not told
-    seen_at_s: float = 0.0
-
-    def says_as(self, other: Facts) -> bool:
-        """Whether the engine's own figures, apart from its work, are as in `other`."""
-        return (
-            self.table is other.table
-            and self.mixed_scale == other.mixed_scale
-            and self.mixed_offset_s == other.mixed_offset_s
-            and self.decode_scale == other.decode_scale
-            and self.decode_offset_s == other.decode_offset_s
-            and self.kv_tokens == other.kv_tokens
-        )
-
-
-class Queued(NamedTuple):
-    """A prompt in a queue, in the order in which it is due; `new_squares` is twice its attention pairs."""
-
-    due_s: float
-    number: int  # of its flight
-    new_tokens: int
-    new_squares: int
-
-
-NO_WORK = Work()
-
-
-@dataclass(slots=True, eq=False)
-class Replica:
-    """One engine as this router sees it. `prefill_squares` is Σ prompt², twice the attention pairs of the queue.
-
-    `paces` counts those that decode or will decode here by their TPOT limit.
-    """
-
-    name: str
-    role: Role
-    pool: str = ""
-    gpus: int = 1
-    revision: str = ""  # prefill and decode replicas hand KV over within one only
-    facts: Facts = Facts()
-    ready: bool = False
-    retired: bool = False  # going: nothing new is sent here, whatever its probes say
-    legs: int = 0  # requests sent here whose answer is not complete
-    prefill_queue: int = 0  # requests whose prompt is waiting or being computed here
-    prefill_tokens: int = 0
-    prefill_squares: int = 0
-    head_since_s: float = 0.0  # when the request at the head of that queue came to it
-    decodes: int = 0
-    decode_context: int = 0
-    incoming: int = 0  # requests whose KV is expected: leg 1 runs, or the transfer does
-    incoming_context: int = 0
-    kv_reserved: int = 0
-    kv_parked: int = 0  # of kv_reserved: prefilled, waiting to be fetched
-    others: Work = NO_WORK  # what other routers had here at the last scrape
-    new_tokens: int = 0  # of prefill_tokens: not thought to be in the prefix cache
-    queue: list[Queued] = field(default_factory=list)
-    paces: dict[float, int] = field(default_factory=dict)
-    queue_s: float | None = None  # latency's memo of the queue's predicted seconds; None: to be computed again
-    outlook: Outlook | None = None  # the same for what outlook.py foresees
-    prompt_steps_s: tuple[float, float] | None = None  # and for what it makes of the facts alone
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it may get requests."""
-        return self.ready and not self.retired
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no flight holds anything here."""
-        return not (self.legs or self.prefill_queue or self.incoming or self.decodes or self.kv_reserved)
-
-    @property
-    def kv_room(self) -> float:
-        """Unreserved KV, tokens; infinite where the capacity is not known."""
-        return float("inf") if self.facts.kv_tokens is None else self.facts.kv_tokens - self.kv_reserved
-
-
-OUTPUT_QUANTILE = 0.9  # KV is reserved for this quantile of a class's output lengths (DESIGN §6)
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a request is expected to need: prompt tokens and output tokens to reserve KV for; and by when.
-
-    `due_s`: until its first token; `tpot_s`: its limit; `pace_tokens`: the output that is as likely exceeded as not.
-    `block_hashes` name its full prompt blocks, empty where they are not known.
-    """
-
-    prompt_tokens: int
-    output_tokens: int
-    due_s: float = inf
-    tpot_s: float = inf
-    pace_tokens: int = 0
-    block_hashes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """What a choice said of a request's first token, and how old the state was that said it."""
-
-    chosen_s: float
-    ttft_s: float
-    age_s: float
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One request's holdings. Each field that names a replica says where something of it is counted."""
-
-    size: Size
-    decode: Replica  # chosen, provisionally while leg 1 runs
-    prefill: Replica | None = None
-    leg_on: Replica | None = None
-    queued_on: Replica | None = None
-    parked_on: Replica | None = None
-    incoming_on: Replica | None = None
-    decoding_on: Replica | None = None
-    paced_on: Replica | None = None
-    promise: Promise | None = None
-    entry: Queued | None = None  # in the queue of `queued_on`
-    number: int = 0  # in order of arrival
-    context: int = 0
-    kv: dict[str, int] = field(default_factory=dict)  # tokens reserved, by replica
-
-
-LOAD_OVER_S = 30.0  # model time: long against one request, short against a change of the hour
-LOAD_FROM_S = 1.0  # a shorter time says nothing of a rate
-
-
-@dataclass(slots=True)
-class Load:
-    """What arrives, per second, over about the last LOAD_OVER_S or since the first: requests, and prompt tokens."""
-
-    requests_rps: float = 0.0
-    tokens_per_s: float = 0.0
-    _seen_s: float = 0.0  # how long the averages reach back, at most LOAD_OVER_S
-    _at_s: float | None = None
-
-    def note(self, new_tokens: int, now: float) -> None:
-        """One request arrived."""
-        since_s = 0.0 if self._at_s is None else max(now - self._at_s, 0.0)
-        kept = exp(-since_s / LOAD_OVER_S)
-        before_s = max(self._seen_s, LOAD_FROM_S)
-        self._seen_s = kept * self._seen_s + (1.0 - kept) * LOAD_OVER_S
-        reach_s = max(self._seen_s, LOAD_FROM_S)
-        self.requests_rps = (kept * self.requests_rps * before_s + 1.0) / reach_s
-        self.tokens_per_s = (kept * self.tokens_per_s * before_s + new_tokens) / reach_s
-        self._at_s = now
+from paceline_router.replica import Flight, Promise, Queued, Replica, Size
 
 
 class Ledger:
@@ -216,9 +31,14 @@ class Ledger:
         self.prefixes = PrefixIndex()
         self.load = Load()
         self.errors = PredictionErrors()
-        self.changed: set[str] = set()  # replicas whose work, state or facts changed since a reader emptied it
+        self._changed: set[str] | None = None  # None: nobody reads it
         self._flights = 0
         self._group()
+
+    def watch(self) -> set[str]:
+        """Names of replicas whose work, state or facts change, at first all; the one reader there is empties it."""
+        self._changed = set(self.replicas)
+        return self._changed
 
     def ready(self, role: Role) -> tuple[Replica, ...]:
         """Replicas of a role that may get requests, by name."""
@@ -251,7 +71,7 @@ class Ledger:
     def remove(self, name: str) -> None:
         """An idle replica is gone."""
         self._others -= sum(self.replicas.pop(name).others.paces.values())
-        self.changed.add(name)
+        self._note((name,))
         self.prefixes.forget(name)
         self._group()
 
@@ -272,7 +92,7 @@ class Ledger:
         self.decoders = {v: tuple(r for r in decoders if r.revision == v) for v in revisions}
         computing = len(self._ready[Role.PREFILL]) + len(self._ready[Role.MIXED])
         self._computing = computing or max(len(decoders), 1)
-        self.changed.update(self.replicas)
+        self._note(self.replicas)
 
     def learn(self, name: str, facts: Facts) -> None:
         """What a scrape of the replica found."""
@@ -382,7 +202,11 @@ class Ledger:
     def _alter(self, replica: Replica) -> None:
         """Its work is another: what was foreseen of it is void."""
         replica.outlook = None
-        self.changed.add(replica.name)
+        self._note((replica.name,))
+
+    def _note(self, names: Iterable[str]) -> None:
+        if self._changed is not None:
+            self._changed.update(names)
 
     def _leg(self, flight: Flight, replica: Replica) -> None:
         flight.leg_on = replica

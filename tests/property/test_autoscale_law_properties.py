@@ -15,7 +15,7 @@ from paceline_router.autoscale.ladder import gpus_of
 from paceline_router.autoscale.law import least_sizes
 from paceline_router.autoscale.outlook import PHASES, Model
 from paceline_router.autoscale.signals import PoolSignals, ServiceSignals, Verdicts
-from paceline_router.state import Role
+from paceline_router.facts import Role
 from scaling_double import Capacity, CapacityForesight, Fleet, make_class, make_pair, make_pool, make_signals
 
 MODELS = st.sampled_from([Capacity(), Capacity({"prefill": 3.0, "decode": 1.0, "mixed": 2.5}, steepness=2.0), PHASES])

@@ -19,7 +19,7 @@ from paceline_router.autoscale.signals import (
     ServiceSignals,
 )
 from paceline_router.autoscale.workload import moment, points
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 TABLES = [
     ("a100-sxm-80gb", "llama-3.1-8b", 1),

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from paceline_engine.tables import load_table
+from paceline_router.facts import Facts, Role, Work
 from paceline_router.outlook import foresee, slowed, tightest_s
 from paceline_router.pick import POLICIES, Choice, NoEndpoint, Picker
+from paceline_router.replica import Flight, Replica, Size
 from paceline_router.shortlist import HEADS, Shortlist
-from paceline_router.state import Facts, Flight, Ledger, Replica, Role, Size, Work
+from paceline_router.state import Ledger
 
 TABLE = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
 LIMITS = [(0.3, 0.02), (1.0, 0.05), (30.0, 0.25), (float("inf"), float("inf"))]

@@ -7,7 +7,9 @@ from collections import Counter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
-from paceline_router.state import Flight, Ledger, Replica, Role, Size
+from paceline_router.facts import Role
+from paceline_router.replica import Flight, Replica, Size
+from paceline_router.state import Ledger
 
 PREFILLS, DECODES = ["p0", "p1"], ["d0", "d1"]
 NAMES = {"p0": Role.PREFILL, "p1": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE}

@@ -15,8 +15,8 @@ from paceline_engine.request import Leg
 from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec, scaled
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
+from paceline_router.facts import Role
 from paceline_router.pick import FORESEEING, POLICIES
-from paceline_router.state import Role
 
 CLASSES = {"interactive": SLOClass("interactive", 0.4, 0.04), "batch": SLOClass("batch", 30.0, 0.25)}
 AGGREGATED = (Role.MIXED, Role.MIXED, Role.MIXED)

@@ -19,7 +19,7 @@ from paceline_planner.sim.failures import kill_at
 from paceline_planner.sim.fleet import Fleet, FleetSpec
 from paceline_planner.sim.members import LOOK_EVERY_S, Members, PoolSpec, StartUp, first_engines
 from paceline_planner.sim.rides import Job, Ride
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 CLASSES = {"interactive": SLOClass("interactive", 1.0, 0.1)}
 START = StartUp(20.0, 0.1)

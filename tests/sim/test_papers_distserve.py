@@ -27,7 +27,7 @@ from paceline_planner.search.placement import (
 from paceline_planner.search.splits import best_split
 from paceline_planner.search.trial import highest_rate
 from paceline_planner.workloads import Fixed
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 CHAT_13B, CHAT_66B = cases.CASES[:2]
 EXAMPLE = SLOClass("paper", 0.4, 0.04, target_ratio=0.9)

@@ -19,7 +19,7 @@ from paceline_engine.sim.pipeline import TURN_S, PipelinedReplica
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.step_time import HostTerm
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 HOST = HostTerm(constant_s=0.003)
 

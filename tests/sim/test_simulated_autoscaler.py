@@ -22,8 +22,8 @@ from paceline_planner.sim.telemetry import Telemetry
 from paceline_router.autoscale.decide import Pacer
 from paceline_router.autoscale.law import least_sizes
 from paceline_router.autoscale.signals import ClassSignals, EngineSignals, Lengths, PoolSignals, ServiceSignals
+from paceline_router.facts import Role
 from paceline_router.scaling.steward import Law
-from paceline_router.state import Role
 
 SLO = SLOClass("interactive", 0.5, 0.06)
 CLASSES = {SLO.name: SLO}

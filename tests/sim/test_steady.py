@@ -14,7 +14,7 @@ from paceline_engine.sim.setup import ReplicaSpec
 from paceline_planner.papers import distserve_2p1d as example
 from paceline_planner.sim.fleet import EngineSpec, FleetSpec, Job
 from paceline_planner.sim.steady import SteadyRule, SteadyRun, capacity, steady_run
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 SLO = SLOClass("interactive", 0.4, 0.04)
 QUICK = SteadyRule(drop_s=20, arrivals=400, most_arrivals=1600)

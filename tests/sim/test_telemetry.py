@@ -14,8 +14,8 @@ from paceline_planner.sim.members import Members, PoolSpec, StartUp, first_engin
 from paceline_planner.sim.rides import Job
 from paceline_planner.sim.telemetry import Sample, Telemetry
 from paceline_router.autoscale.signals import Blind, ServiceSignals
+from paceline_router.facts import Role
 from paceline_router.scaling.gather import Standing, gather
-from paceline_router.state import Role
 
 SLO = SLOClass("interactive", 0.4, 0.04)
 CLASSES = {SLO.name: SLO}

@@ -13,8 +13,8 @@ from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.tables import load_table
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
+from paceline_router.facts import Role
 from paceline_router.pick import POLICIES
-from paceline_router.state import Role
 from paceline_router.waiting import Rule
 
 CLASSES = {"chat": SLOClass("chat", 0.5, 0.05), "batch": SLOClass("batch", 10.0, 0.25)}

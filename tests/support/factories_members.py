@@ -6,9 +6,10 @@ from typing import Any
 
 from paceline_engine.clock import Clock
 from paceline_router.endpoints import Member
+from paceline_router.facts import Role
 from paceline_router.members import Membership
 from paceline_router.scrape import Scraper
-from paceline_router.state import Ledger, Role
+from paceline_router.state import Ledger
 from paceline_router.upstream import Upstreams
 
 Json = dict[str, Any]

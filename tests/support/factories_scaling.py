@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from paceline_api.slo import SLOClass
+from paceline_router.facts import Role
 from paceline_router.scaling.views import PodView, PoolView, ServiceView
-from paceline_router.state import Role
 
 NOW_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 LONG_AGO_S = NOW_S - 3600

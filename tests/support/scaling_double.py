@@ -24,7 +24,7 @@ from paceline_router.autoscale.signals import (
     ServiceSignals,
     Verdicts,
 )
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 EASY = 0.99
 ENGINE = EngineSignals(load_table("a100-sxm-80gb", "llama-3.1-8b"))

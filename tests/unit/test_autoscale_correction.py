@@ -11,7 +11,7 @@ from paceline_router.autoscale.correction import COLD_S, kept, misses, observe, 
 from paceline_router.autoscale.decide import Pacer
 from paceline_router.autoscale.outlook import Outlook
 from paceline_router.autoscale.signals import Attained, PoolSignals, Ruling, ServiceSignals, Verdicts
-from paceline_router.state import Role
+from paceline_router.facts import Role
 from scaling_double import Capacity, Fleet, make_class, make_pair, make_pool, make_signals
 
 # Correction

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 from paceline_router.autoscale.decide import Pacer
 from paceline_router.autoscale.signals import ServiceSignals
-from paceline_router.state import Role
+from paceline_router.facts import Role
 from scaling_double import Capacity, Fleet, make_class, make_pair, make_pool, make_signals
 
 TICK_S = 15.0

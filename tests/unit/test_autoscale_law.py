@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from paceline_router.autoscale.law import holds, least_sizes
 from paceline_router.autoscale.signals import Attained, PoolSignals, ServiceSignals, Unattainable
-from paceline_router.state import Role
+from paceline_router.facts import Role
 from scaling_double import Capacity, make_class, make_pair, make_pool, make_signals
 
 MIXED, PREFILL, DECODE = Role.MIXED, Role.PREFILL, Role.DECODE

@@ -21,7 +21,7 @@ from paceline_router.autoscale.signals import (
     ServiceSignals,
 )
 from paceline_router.autoscale.workload import Context, points
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 A100 = EngineSignals(load_table("a100-sxm-80gb", "llama-3.1-8b"))
 DISAGGREGATED = {"prefill": Role.PREFILL, "decode": Role.DECODE}

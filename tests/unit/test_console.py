@@ -17,8 +17,10 @@ from paceline_router.console.scaling import LOCAL, UNDECIDED, Condition, Decisio
 from paceline_router.console.serve import _policy
 from paceline_router.console.tally import EVERY_S, KEPT, WINDOW_S, Distribution, History, Sample, Tally
 from paceline_router.console.view import Present, Service, Standing, Waiting, figures, standing, view
+from paceline_router.facts import Facts, Role
 from paceline_router.metrics import Histogram
-from paceline_router.state import Facts, Ledger, Replica, Role, Size
+from paceline_router.replica import Replica, Size
+from paceline_router.state import Ledger
 
 SLO = SLOClass("interactive", 0.4, 0.04, target_ratio=0.9)
 PAGE = resources.files("paceline_router.console").joinpath("console.html").read_bytes()

@@ -44,7 +44,7 @@ PURE = (
     ),
     *(f"paceline_router.{name}" for name in ("outlook", "foresight", "shortlist", "prefixes")),
     *(f"paceline_router.{name}" for name in ("attempts", "autoscale", "miss", "tracker", "stream", "bodies")),
-    *(f"paceline_router.{name}" for name in ("quantile", "pod_state", "judged")),
+    *(f"paceline_router.{name}" for name in ("quantile", "pod_state", "judged", "facts", "replica", "arriving")),
     *(f"paceline_router.console.{name}" for name in ("tally", "scaling", "view")),
     *(f"paceline_router.scaling.{name}" for name in ("queries", "views", "holds", "answers", "lengths", "checks")),
     *(f"paceline_router.scaling.{name}" for name in ("gather", "figures", "report", "steward")),

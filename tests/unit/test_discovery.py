@@ -10,7 +10,8 @@ from factories_members import make_endpoint, make_slice
 from hypothesis import given
 from hypothesis import strategies as st
 from paceline_router.endpoints import Member, changed, listed, members
-from paceline_router.state import Role, Size
+from paceline_router.facts import Role
+from paceline_router.replica import Size
 
 Json = dict[str, Any]
 SIZE = Size(100, 50)

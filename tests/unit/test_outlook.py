@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 from paceline_engine.tables import load_table
+from paceline_router.arriving import Load
+from paceline_router.facts import Facts, Role
 from paceline_router.foresight import LEAST, MOST, PRIOR, PredictionErrors
 from paceline_router.outlook import chance, foresee, outlook, slowed
-from paceline_router.state import Facts, Ledger, Load, Replica, Role, Size
+from paceline_router.replica import Replica, Size
+from paceline_router.state import Ledger
 
 TABLE = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
 ERRORS = PredictionErrors()

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from paceline_engine.tables import load_table
+from paceline_router.facts import Facts, Role, Work
 from paceline_router.pick import POLICIES, Choice, NoEndpoint, Picker
 from paceline_router.pick.picker import FEW
 from paceline_router.prefixes import SPAN
-from paceline_router.state import Facts, Flight, Ledger, Replica, Role, Size, Work
+from paceline_router.replica import Flight, Replica, Size
+from paceline_router.state import Ledger
 
 TABLE = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
 FACTS = Facts(table=TABLE, kv_tokens=200_000)

@@ -7,8 +7,8 @@ from paceline_api.outcomes import Outcome
 from paceline_api.slo import Course, SLOClass, Verdict
 from paceline_engine.tables import load_table
 from paceline_router.exposition import LATENESS, STEP, fleet_quantile, read
+from paceline_router.facts import Facts
 from paceline_router.miss import Cause, Phases, cause
-from paceline_router.state import Facts
 from paceline_router.tracker import Tracker
 
 SLO = SLOClass("interactive", 0.4, 0.04)

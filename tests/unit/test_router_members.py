@@ -9,7 +9,8 @@ from factories_members import Parts, make_member, make_pool
 from hypothesis import given
 from hypothesis import strategies as st
 from paceline_router.endpoints import drained_first, resting
-from paceline_router.state import Flight, Role, Size
+from paceline_router.facts import Role
+from paceline_router.replica import Flight, Size
 
 SIZE = Size(100, 50)
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from paceline_engine.tables import load_table
+from paceline_router.facts import Facts, Role
 from paceline_router.latency import prefill_s, step_s, tpot_s, transfer_s, wait_s
 from paceline_router.pick import POLICIES, Choice, NoEndpoint, Picker
-from paceline_router.state import Facts, Ledger, Replica, Role, Size
+from paceline_router.replica import Replica, Size
+from paceline_router.state import Ledger
 
 TABLE = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
 FACTS = Facts(table=TABLE, kv_tokens=100_000)

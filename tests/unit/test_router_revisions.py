@@ -6,8 +6,10 @@ from random import Random
 
 import pytest
 from paceline_router.attempts import MAX_FAILURES, Again, GiveUp, Progress, without_decoder
+from paceline_router.facts import Role
 from paceline_router.pick import Choice, NoEndpoint, Picker
-from paceline_router.state import Ledger, Replica, Role, Size
+from paceline_router.replica import Replica, Size
+from paceline_router.state import Ledger
 
 SIZE = Size(100, 50)
 

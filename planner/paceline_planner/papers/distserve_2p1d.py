@@ -19,7 +19,7 @@ from paceline_engine.policies.step import Limits
 from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.tables import load_table
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 from paceline_planner import workloads
 from paceline_planner.aggregate import Record

@@ -17,7 +17,7 @@ from paceline_engine.policies.step import Limits
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.step_time import HostTerm, StepTable
 from paceline_engine.tables import load_table
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 from paceline_planner.papers import distserve_2p1d as example
 from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Result, within

@@ -19,7 +19,7 @@ from paceline_api.slo import SLOClass
 from paceline_engine.policies.step import Limits
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.step_time import HostTerm, StepTable
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Result
 from paceline_planner.papers.measured_machines import DISTSERVE_ENGINE, machine, published_table

@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 from paceline_planner.papers import measured_machines as machines
 from paceline_planner.papers.distserve_cases import CASES, Case, anchored_table, lengths

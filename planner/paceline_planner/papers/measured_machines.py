@@ -15,7 +15,7 @@ from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec, scaled
 from paceline_engine.step_time import HostTerm, StepTable
 from paceline_engine.tables import load_table
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 from paceline_planner.sim.rides import EngineSpec
 

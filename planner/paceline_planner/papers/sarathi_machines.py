@@ -15,7 +15,7 @@ from paceline_api.catalog import MODELS
 from paceline_engine.policies.step import Limits
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.step_time import HostTerm, StepTable
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 from paceline_planner.papers.measured_machines import faster_prefill, machine
 from paceline_planner.roofline.gpu import GPUS

@@ -18,7 +18,7 @@ from typing import Protocol
 from paceline_api.slo import SLOClass
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.step_time import HostTerm, StepTable
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 from paceline_planner.search.trial import attained_ratio, highest_rate, serve
 from paceline_planner.sim.rides import EngineSpec, FleetSpec, Job

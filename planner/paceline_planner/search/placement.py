@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 from paceline_planner.search.instances import (
     Demand,

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from paceline_api.slo import SLOClass
 from paceline_engine.sim.setup import ReplicaSpec
+from paceline_router.facts import Role
 from paceline_router.scaling.views import PodView, PoolView, ServiceView
-from paceline_router.state import Role
 
 from paceline_planner.launching import DRAIN_NOTICE_S
 from paceline_planner.sim.fleet import Fleet

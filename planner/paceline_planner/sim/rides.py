@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from paceline_api.slo import Course, SLOClass
 from paceline_engine.request import Leg
 from paceline_engine.sim.setup import ReplicaSpec
-from paceline_router.state import Flight, Role, Size
+from paceline_router.facts import Role
+from paceline_router.replica import Flight, Size
 from paceline_router.waiting import Rule
 
 NOTHING = Size(0, 0)

@@ -20,8 +20,10 @@ from paceline_engine.sim.replica import Replica as Engine
 from paceline_engine.step_time import Regime
 from paceline_router import attempts
 from paceline_router.attempts import Again, DecodeElsewhere, Fault, GiveUp, NextStep, PrefillElsewhere, Recompute
+from paceline_router.facts import Facts, Work
 from paceline_router.pick import Choice, NoEndpoint, Picker
-from paceline_router.state import OUTPUT_QUANTILE, Facts, Flight, Ledger, Replica, Size, Work
+from paceline_router.replica import OUTPUT_QUANTILE, Flight, Replica, Size
+from paceline_router.state import Ledger
 from paceline_router.waiting import Fate, Prospect, Rule, WaitingRoom
 
 from paceline_planner.sim.rides import EngineSpec, Job, Ride

@@ -16,7 +16,7 @@ from math import log, sqrt
 
 from paceline_router.autoscale.outlook import Factors, Outlook, Targets
 from paceline_router.autoscale.signals import Attained, ClassSignals, ServiceSignals, Verdicts
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 LEAST_FACTOR, MOST_FACTOR = 0.5, 2.0
 GRID = tuple(LEAST_FACTOR * (MOST_FACTOR / LEAST_FACTOR) ** (k / 32) for k in range(33))  # steps of 4.4 %

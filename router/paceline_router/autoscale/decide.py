@@ -22,7 +22,7 @@ from paceline_router.autoscale.ladder import Sizes, gpus_of
 from paceline_router.autoscale.law import Sizing, present, sized, within_budget
 from paceline_router.autoscale.outlook import PHASES, Factors, Model, Outlook
 from paceline_router.autoscale.signals import Change, PoolSignals, Ruling, ServiceSignals
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 
 @dataclass(slots=True)

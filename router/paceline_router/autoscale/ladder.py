@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from paceline_router.autoscale.signals import PoolSignals, ServiceSignals
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 Sizes = Mapping[str, int]  # replicas by pool
 Rank = tuple[float, ...]

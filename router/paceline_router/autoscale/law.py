@@ -15,7 +15,7 @@ from paceline_router.autoscale.explain import Account, explain
 from paceline_router.autoscale.ladder import Ladder, Rank, Sizes, best_within, bounds, gpus_of
 from paceline_router.autoscale.outlook import AS_PREDICTED, PHASES, Factors, Model, Outlook, Targets
 from paceline_router.autoscale.signals import ServiceSignals, Unattainable
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 A_INF_MARGIN = 0.01  # DESIGN §7: no fleet is asked for the last point before A∞
 

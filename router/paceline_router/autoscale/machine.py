@@ -14,8 +14,8 @@ from paceline_engine.policies.step import Limits
 from paceline_router.autoscale.queueing import Sharing
 from paceline_router.autoscale.signals import EngineSignals
 from paceline_router.autoscale.workload import Context, Load, context
+from paceline_router.facts import Facts, Role
 from paceline_router.latency import step_s, transfer_s
-from paceline_router.state import Facts, Role
 
 LIMITS = Limits()  # vLLM's defaults, which engines run with: 256 requests at once, 8192 tokens a step
 DENSE_TOKENS = 2048  # from here to twice as many, a table's slope is what a prompt token costs a busy engine

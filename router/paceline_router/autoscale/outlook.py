@@ -14,7 +14,7 @@ from typing import Protocol
 from paceline_router.autoscale.ladder import Ladder, Rank, Sizes, fewest_gpus, ladders
 from paceline_router.autoscale.phases import Forecast, Forecaster
 from paceline_router.autoscale.signals import Attained, ServiceSignals
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 Factors = Mapping[Role, float]  # how much more load a role sees than predicted; absent: 1
 Targets = Mapping[str, float]  # joint attainment by class, 0..1

@@ -24,7 +24,7 @@ from paceline_router.autoscale.machine import Machine
 from paceline_router.autoscale.prefill import Room, waits
 from paceline_router.autoscale.signals import Attained, ServiceSignals
 from paceline_router.autoscale.workload import loads
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 HANDOVER_STEPS = 1.5  # decode steps from the KV's arrival to the first token: half of the one in progress, and its own
 AS_MEASURED: Mapping[Role, float] = MappingProxyType({})

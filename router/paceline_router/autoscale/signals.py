@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from paceline_api.slo import SLOClass
 from paceline_engine.step_time import StepTable
 
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from paceline_api.slo import SLOClass
 
 from paceline_router.console.scaling import Scaling
 from paceline_router.console.tally import Sample, Tally
-from paceline_router.state import Replica, Role
+from paceline_router.facts import Role
+from paceline_router.replica import Replica
 
 SCHEMA = "paceline.console/v1"
 QUANTILES = {"p50": 0.5, "p90": 0.9}

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from paceline_router.arriving import Load
 from paceline_router.foresight import PredictionErrors
-from paceline_router.state import Load, Replica, Size
+from paceline_router.replica import Replica, Size
 
 if TYPE_CHECKING:
     from random import Random

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
+from paceline_router.facts import Role
 from paceline_router.latency import transfer_s
 from paceline_router.outlook import Foreseen, foresee, slowed
 from paceline_router.pick.choice import Ask
 from paceline_router.pick.least_predicted import missing_room
-from paceline_router.state import Replica, Role
+from paceline_router.replica import Replica
 
 WAITING = 0.3  # misses that one whole TTFT limit of predicted TTFT weighs as much as: prompts to come will wait for it
 SHORT_LIMIT_S, LONG_LIMIT_S = 0.05, 10.0  # a limit counts as no shorter and no longer in that

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paceline_router.facts import Role
 from paceline_router.latency import prefill_s, tpot_s, transfer_s, wait_s
 from paceline_router.pick.choice import Ask
-from paceline_router.state import Replica, Role
+from paceline_router.replica import Replica
 
 
 def least_predicted(replicas: Sequence[Replica], ask: Ask) -> Replica:

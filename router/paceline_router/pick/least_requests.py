@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paceline_router.pick.choice import Ask, fewest_requests
-from paceline_router.state import Replica
+from paceline_router.replica import Replica
 
 
 def least_requests(replicas: Sequence[Replica], ask: Ask) -> Replica:

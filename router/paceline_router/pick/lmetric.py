@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paceline_router.pick.choice import Ask
-from paceline_router.state import Replica
+from paceline_router.replica import Replica
 
 
 def lmetric(replicas: Sequence[Replica], ask: Ask) -> Replica:

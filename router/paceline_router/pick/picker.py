@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
+from paceline_router.facts import Role
 from paceline_router.latency import tpot_s
 from paceline_router.outlook import Foreseen
 from paceline_router.pick.choice import NOTHING, Ask, Choice, NoEndpoint
 from paceline_router.pick.least_misses import foreseen, weigh
 from paceline_router.pick.least_predicted import predicted_s, predicted_tpot_s
 from paceline_router.pick.policies import FORESEEING, POLICIES
+from paceline_router.replica import Replica, Size
 from paceline_router.shortlist import Shortlist
-from paceline_router.state import Ledger, Replica, Role, Size
+from paceline_router.state import Ledger
 
 if TYPE_CHECKING:
     from random import Random

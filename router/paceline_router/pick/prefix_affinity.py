@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paceline_router.pick.choice import Ask, fewest_requests, requests
-from paceline_router.state import Replica
+from paceline_router.replica import Replica
 
 LEAST_SHARE = 0.5  # of the prompt
 APART_REQUESTS, APART_RATIO = 32, 1.5

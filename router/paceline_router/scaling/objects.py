@@ -17,9 +17,9 @@ from paceline_api.v1alpha1 import EnginePool, LLMService
 from pydantic import ValidationError
 
 from paceline_router.endpoints import POOL_LABEL, REVISION_LABEL, SERVICE_LABEL, drained_first
+from paceline_router.facts import Role
 from paceline_router.scaling.holds import read_marks
 from paceline_router.scaling.views import Hint, Id, Marks, PodView, PoolView, ServiceView
-from paceline_router.state import Role
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from paceline_api.slo import SLOClass
 
-from paceline_router.state import Role
+from paceline_router.facts import Role
 
 Id = tuple[str, str]  # namespace, name
 

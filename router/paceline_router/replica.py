@@ -1,0 +1,121 @@
+"""One engine as this router sees it, and one request's holdings on engines.
+
+Records that only the ledger (state.py) writes; policies read them. Lengths are tokens, times model seconds. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+from paceline_router.facts import NO_FACTS, NO_WORK, Facts, Role, Work
+
+if TYPE_CHECKING:
+    from paceline_router.outlook import Outlook
+
+OUTPUT_QUANTILE = 0.9  # KV is reserved for this quantile of a class's output lengths (DESIGN §6)
+
+
+class Queued(NamedTuple):
+    """A prompt in a queue, in the order in which it is due; `new_squares` is twice its attention pairs."""
+
+    due_s: float
+    number: int  # of its flight
+    new_tokens: int
+    new_squares: int
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One engine as this router sees it. `prefill_squares` is Σ prompt², twice the attention pairs of the queue.
+
+    `paces` counts those that decode or will decode here by their TPOT limit.
+    """
+
+    name: str
+    role: Role
+    pool: str = ""
+    gpus: int = 1
+    revision: str = ""  # prefill and decode replicas hand KV over within one only
+    facts: Facts = NO_FACTS
+    ready: bool = False
+    retired: bool = False  # going: nothing new is sent here, whatever its probes say
+    legs: int = 0  # requests sent here whose answer is not complete
+    prefill_queue: int = 0  # requests whose prompt is waiting or being computed here
+    prefill_tokens: int = 0
+    prefill_squares: int = 0
+    head_since_s: float = 0.0  # when the request at the head of that queue came to it
+    decodes: int = 0
+    decode_context: int = 0
+    incoming: int = 0  # requests whose KV is expected: leg 1 runs, or the transfer does
+    incoming_context: int = 0
+    kv_reserved: int = 0
+    kv_parked: int = 0  # of kv_reserved: prefilled, waiting to be fetched
+    others: Work = NO_WORK  # what other routers had here at the last scrape
+    new_tokens: int = 0  # of prefill_tokens: not thought to be in the prefix cache
+    queue: list[Queued] = field(default_factory=list)
+    paces: dict[float, int] = field(default_factory=dict)
+    queue_s: float | None = None  # latency's memo of the queue's predicted seconds; None: to be computed again
+    outlook: Outlook | None = None  # the same for what outlook.py foresees
+    prompt_steps_s: tuple[float, float] | None = None  # and for what it makes of the facts alone
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it may get requests."""
+        return self.ready and not self.retired
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no flight holds anything here."""
+        return not (self.legs or self.prefill_queue or self.incoming or self.decodes or self.kv_reserved)
+
+    @property
+    def kv_room(self) -> float:
+        """Unreserved KV, tokens; infinite where the capacity is not known."""
+        return float("inf") if self.facts.kv_tokens is None else self.facts.kv_tokens - self.kv_reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a request is expected to need: prompt tokens and output tokens to reserve KV for; and by when.
+
+    `due_s`: until its first token; `tpot_s`: its limit; `pace_tokens`: the output that is as likely exceeded as not.
+    `block_hashes` name its full prompt blocks, empty where they are not known.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    due_s: float = inf
+    tpot_s: float = inf
+    pace_tokens: int = 0
+    block_hashes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a choice said of a request's first token, and how old the state was that said it."""
+
+    chosen_s: float
+    ttft_s: float
+    age_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One request's holdings. Each field that names a replica says where something of it is counted."""
+
+    size: Size
+    decode: Replica  # chosen, provisionally while leg 1 runs
+    prefill: Replica | None = None
+    leg_on: Replica | None = None
+    queued_on: Replica | None = None
+    parked_on: Replica | None = None
+    incoming_on: Replica | None = None
+    decoding_on: Replica | None = None
+    paced_on: Replica | None = None
+    promise: Promise | None = None
+    entry: Queued | None = None  # in the queue of `queued_on`
+    number: int = 0  # in order of arrival
+    context: int = 0
+    kv: dict[str, int] = field(default_factory=dict)  # tokens reserved, by replica
