@@ -10,6 +10,7 @@ UV ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header
+COMPILE_VLLM := $(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11 --only-binary :all: --python-platform x86_64-manylinux_2_31
 CHECKS := check-format check-lint check-types check-imports check-generated
 
 .PHONY: help
@@ -36,6 +37,10 @@ bench-autoscale: $(VENV)/.dev ## Real load (PACELINE_TRACES) under the law, stat
 bench-measured-runs: $(VENV)/.dev ## Real A100 runs of DistServe and vLLM beside their replay (PACELINE_TRACES names the folder); seconds
 	@$(BIN)/python benchmarks/measured_runs.py
 
+.PHONY: papers
+papers: $(VENV)/.dev ## The results of DistServe and Sarathi-Serve beside ours (PACELINE_TRACES names the folder); 35 minutes
+	@$(BIN)/python benchmarks/papers.py
+
 .PHONY: bench-roofline
 bench-roofline: $(VENV)/.dev ## Rooflines beside the calibration grid (PACELINE_TRACES), models and GPUs left out of their fit; seconds
 	@$(BIN)/python benchmarks/roofline.py
@@ -43,6 +48,26 @@ bench-roofline: $(VENV)/.dev ## Rooflines beside the calibration grid (PACELINE_
 .PHONY: bench-sim
 bench-sim: $(VENV)/.runtime ## 64 simulated engines in one process at 0.25 requests/s each: fails unless its report is valid
 	@REQUIRE_VALID=1 examples/run.sh fleet-64 build/fleet-64 --synthetic chat --rate 16 --duration 120
+
+.PHONY: bench-engine
+bench-engine: $(VENV)/.dev ## Real vLLM: gaps under long prompts beside fixed budgets (needs make vllm)
+	@PYTHONPATH=tests/support $(BIN)/python benchmarks/engine.py
+
+.PHONY: bench-sim-speed
+bench-sim-speed: $(VENV)/.dev ## The simulator's tokens per second and core, beside what is asked of it; a minute
+	@$(BIN)/python benchmarks/sim_speed.py
+
+.PHONY: bench-served
+bench-served: $(VENV)/.dev ## One load on the virtual clock and over HTTP, side by side (PACELINE_TRACES); 22 minutes
+	@$(BIN)/python benchmarks/served.py
+
+.PHONY: bench-routing
+bench-routing: $(VENV)/.dev ## The router's policies on simulated fleets (PACELINE_TRACES), and the time of a decision
+	@$(BIN)/python benchmarks/routing.py
+
+.PHONY: bench-policies
+bench-policies: $(VENV)/.dev ## Batching policies over objectives and workloads, whole curves; 30 minutes
+	@$(BIN)/python benchmarks/policies.py
 
 .PHONY: test
 test: $(VENV)/.dev ## Run every suite that this machine can, and end with a table (PACELINE_REQUIRE=traces: skips fail)
@@ -77,6 +102,7 @@ check-generated: $(VENV)/.dev
 	$(BIN)/python -m paceline_api.crdgen --check
 	$(BIN)/python -m paceline_api.chartgen --check
 	$(BIN)/python -m paceline_dashboards --check
+	$(BIN)/python -m paceline_planner.roofline.documents --check
 
 .PHONY: unit
 unit: $(VENV)/.dev ## Run the unit tests
@@ -103,6 +129,10 @@ golden: $(VENV)/.dev ## Write the golden files again; review them as a diff
 .PHONY: images
 images: $(VENV)/.runtime ## Build the control image with buildah or docker; ENGINE_BASE=vllm/vllm-openai:TAG builds the engine image too
 	@images/build.sh
+
+.PHONY: vllm
+vllm: ## Make the environment in which vLLM runs on a CPU, and its models, cached outside the tree (7 GB, 4 min)
+	@PYTHON="$(PYTHON)" images/vllm/build.sh
 
 .PHONY: cluster
 cluster: $(VENV)/.dev ## Start the test cluster: a real Kubernetes of 3 nodes in network namespaces (root; first time 20 min)
@@ -132,6 +162,7 @@ lock: ## Compile requirements/*.txt from pyproject.toml anew (needs uv; UV=path 
 	$(COMPILE) pyproject.toml --extra dev --upgrade -o requirements/dev.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt --upgrade -o requirements/runtime.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt --upgrade -o requirements/build.txt
+	$(COMPILE_VLLM) --override requirements/vllm-overrides.in requirements/vllm.in --upgrade -o requirements/vllm.txt
 
 .PHONY: clean
 clean: ## Remove build outputs and caches; .venv stays
