@@ -27,6 +27,7 @@ CROWDED_SHARE = 0.9  # of the tightest TPOT: a decode step that long is worth th
 REPLAN_STEPS = 16  # decode-only steps between two looks at the deadlines
 SIT_OUT_FACTOR = 1.5  # a decode may sit out a step only if its TPOT is this far above the tightest
 LOOSE_SHARE = 0.75  # of the requests that may run, which looser classes leave the tightest to find room beyond
+KEPT_FROM_LOST = 0.3  # of KV and of the tightest TPOT: prompts that are late anyway join only below the rest
 # Tried over the SLOs of benchmarks/policies.py:
 LOST_SHARE = 0.02  # of prefill tokens, for prefills that miss anyway, while others can be saved
 RESERVE = 2.0  # margins, of the tightest TPOT: no later step makes up for an error in a request's last ones
@@ -67,8 +68,10 @@ class StallFree(Latest):
         decodes = self._with_patient(owed, min(owed.even_s, owed.limit_s)) if owed.patient else owed.decodes
         if not decodes and not prefills:
             decodes = view.decodes
-        repeat = REPLAN_STEPS if alone and len(decodes) == len(view.decodes) else 1
-        return Step(decodes, prefills, max(1, len(decodes) + tokens), repeat=repeat)
+        if alone:  # the budget says what a prompt would find
+            budget = max(view.limits.max_batched_tokens, len(decodes))
+            return Step(decodes, (), budget, repeat=REPLAN_STEPS if len(decodes) == len(view.decodes) else 1)
+        return Step(decodes, prefills, max(1, len(decodes) + tokens))
 
     def victim(self, view: View, start_s: float) -> Request:
         """Lost requests first, then those with most room until their next token is due."""
@@ -154,19 +157,16 @@ class StallFree(Latest):
         load = owed.load
         savable, lost, limit = self._queues(view, owed, start_s)
         chosen: list[Request] = []
-        loose_shut = False  # a request of a looser class that cannot join must not keep out a tighter one
+        shut = False  # what gives way to others and cannot join must not keep them out
         kv_left = view.kv.available - view.kv.blocks_for(owed.growth_tokens)
         for r, is_lost in self._turns(savable, lost):
             fresh = not r.blocks
             if fresh and (view.running or chosen):
-                loose = r.objective.tpot_s > owed.tightest_tpot_s
-                if loose and (loose_shut or view.running + len(chosen) >= LOOSE_SHARE * view.limits.max_requests):
-                    loose_shut = True
-                    continue
-                if not self._admits(view, owed, r, len(chosen), kv_left):
-                    if not loose:
+                gives_way = is_lost or r.objective.tpot_s > owed.tightest_tpot_s
+                if (gives_way and shut) or not self._admits(view, owed, r, len(chosen), kv_left, is_lost=is_lost):
+                    if not gives_way:
                         break
-                    loose_shut = True
+                    shut = True
                     continue
             due_s = inf if is_lost else max(r.ttft_deadline_s - self.transfer_s - self.delay_s - start_s, 0.0)
             chunk = self._chunk(load, r, limit, due_s, view)
@@ -216,14 +216,20 @@ class StallFree(Latest):
         yield from ((r, False) for r in savable)
         yield from ((r, True) for r in lost[early:])
 
-    def _admits(self, view: View, owed: _Owed, r: Request, joining: int, kv_left: int) -> bool:
-        """A new prompt joins only if the decodes can bear it afterwards and what they will grow to still fits."""
-        if view.running + joining >= view.limits.max_requests or not view.can_start(r, Reserve.PROMPT, 0):
+    def _admits(self, view: View, owed: _Owed, r: Request, joining: int, kv_left: int, *, is_lost: bool) -> bool:
+        """A new prompt joins only if the decodes can bear it afterwards and what they will grow to still fits.
+
+        Lost ones leave room for others to come, and requests of a looser class some of the places.
+        """
+        places, kept = float(view.limits.max_requests), KEPT_FROM_LOST if is_lost else 0.0
+        if r.objective.tpot_s > owed.tightest_tpot_s:
+            places *= LOOSE_SHARE
+        if view.running + joining >= places or not view.can_start(r, Reserve.PROMPT, 0):
             return False
         if r.leg is Leg.PREFILL:
             return True
         expected = min(r.max_tokens, self.lengths.remaining(r.objective.class_name, 0))
-        if view.kv.blocks_for(r.total_tokens + expected) > kv_left:
+        if view.kv.blocks_for(r.total_tokens + expected) > kv_left - kept * view.kv.capacity:
             return False
         tightest = min(owed.tightest_tpot_s, r.objective.tpot_s)
         weight, context, weighed = 1.0, float(r.total_tokens), view.partials
@@ -235,7 +241,7 @@ class StallFree(Latest):
             share = 1.0 if d.lost else min(1.0, tightest / d.objective.tpot_s)
             weight += share
             context += share * d.total_tokens
-        return self.model.predict4(0, 0.0, max(1, round(weight)), round(context)) <= tightest
+        return self.model.predict4(0, 0.0, max(1, round(weight)), round(context)) <= (1.0 - kept) * tightest
 
 
 def _due_s(r: Request, h: int) -> float:
