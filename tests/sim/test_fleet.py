@@ -24,8 +24,8 @@ AGGREGATED = (Role.MIXED, Role.MIXED, Role.MIXED)
 DISAGGREGATED = (Role.PREFILL, Role.PREFILL, Role.DECODE)
 
 
-def make_fleet(roles: tuple[Role, ...], **over: object) -> FleetSpec:
-    machine = MachineSpec(make_table())
+def make_fleet(roles: tuple[Role, ...], tile_tokens: int = 128, **over: object) -> FleetSpec:
+    machine = MachineSpec(make_table(), tile_tokens)
     spec = ReplicaSpec(machine, prior=scaled(make_table(), 0.75), kv_blocks=400)
     engines = tuple(EngineSpec(f"{role}-{i}", role, spec) for i, role in enumerate(roles))
     return FleetSpec(engines, CLASSES, **over)  # type: ignore[arg-type]  # a factory's overrides
@@ -72,13 +72,13 @@ def test_the_same_seed_gives_the_same_run_at_any_load(seed: int, rate: float, di
 
 
 def test_the_policy_believes_its_prior_and_learns_the_machine() -> None:
-    fleet, _ = serve(make_fleet(AGGREGATED), make_jobs(400, 6.0, 3))
+    fleet, _ = serve(make_fleet(AGGREGATED, tile_tokens=1), make_jobs(400, 6.0, 3))  # a scale is all that is wrong
     for engine in fleet.engines.values():
         assert engine.machine.spec.table.name != engine.model.table.name
-        assert all(engine.model.trusted(regime) for regime in Regime), "enough samples"
-        assert 1.1 < engine.model.scale(Regime.DECODE) < 1.5, "towards 1 / 0.75"
-        # Tile steps, which the prior lacks, are most of a small chunk's time: offset and scale share the correction.
-        assert engine.model.error_ratio(Regime.MIXED) < 0.15, "the prior's is 0.25 and more"
+        for regime in Regime:
+            assert engine.model.trusted(regime), "enough samples"
+            assert 1.1 < engine.model.scale(regime) < 1.5, "towards 1 / 0.75"
+            assert engine.model.error_ratio(regime) < 0.05, "the prior's is 0.25"
 
 
 def test_a_job_that_no_engine_can_hold_is_rejected() -> None:
