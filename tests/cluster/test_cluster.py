@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 
 import pytest
 from testbed.cluster import GPUS, Cluster
@@ -64,6 +66,16 @@ def apply(cluster: Cluster, *objects: dict[str, object]) -> None:
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
 
+def all_answer(cluster: Cluster, node: str, url: str, tries: Iterator[int]) -> bool:
+    """Whether 60 calls from a pod on `node` reach every pod; that a pod is Ready, a node learns a moment later."""
+    name = f"ask-{node}-{next(tries)}"
+    apply(cluster, pod(name, "get", url, "60", nodeName=node, restartPolicy="Never"))
+    cluster.kubectl("wait", "pod", name, "--for=jsonpath={.status.phase}=Succeeded", "--timeout=30s")
+    answers = dict(line.split() for line in cluster.kubectl("logs", name).splitlines())
+    assert sum(int(times) for times in answers.values()) == 60
+    return set(answers) == {f"web-{each}" for each in NODES}
+
+
 def test_pods_on_three_nodes_answer_behind_one_service_by_its_dns_name(cluster: Cluster) -> None:
     ports = [{"port": 80, "targetPort": 8080}]
     service: dict[str, object] = {
@@ -78,12 +90,7 @@ def test_pods_on_three_nodes_answer_behind_one_service_by_its_dns_name(cluster: 
     print(f"\nthree pods ready after {time.monotonic() - began:.1f} s")
     url = f"http://web.default.svc.{DNS_DOMAIN}/"
     for node in NODES:  # each asks often enough that its own node's pod answers too: that path goes through netfilter
-        name = f"ask-{node}"
-        apply(cluster, pod(name, "get", url, "60", nodeName=node, restartPolicy="Never"))
-        cluster.kubectl("wait", "pod", name, "--for=jsonpath={.status.phase}=Succeeded", "--timeout=30s")
-        answers = dict(line.split() for line in cluster.kubectl("logs", name).splitlines())
-        assert set(answers) == {f"web-{node}" for node in NODES}
-        assert sum(int(count) for count in answers.values()) == 60
+        until(f"all pods answer {node}", partial(all_answer, cluster, node, url, count()), 30)
     here = cluster.in_cluster(str(cluster.programs.path("testbed")), "get", url, "30")
     assert len(here.splitlines()) == 3
 
