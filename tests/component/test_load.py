@@ -1,119 +1,22 @@
-"""The load generator and `paceline replay` against a small server of completions on loopback, over real HTTP."""
+"""The load generator against a small server of completions on loopback, over real HTTP."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import os
-import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import orjson
 import pytest
-import uvloop
+from completions_double import Engine, event, run
 from paceline_api.outcomes import Outcome, error_body
-from paceline_cli import replay as command
-from paceline_cli.workload_flags import read_outputs
 from paceline_engine.clock import Clock
 from paceline_engine.http1 import ClientPool, Exchange, serve
 from paceline_planner.aggregate import CONNECTION_LOST, Record
 from paceline_planner.load import Offered, OpenLoop, Sender
-from paceline_planner.replay import Options, Workload, replay
-from paceline_planner.report import Report
-from paceline_planner.target import ReplayError, Wanted
 from paceline_planner.traces import TraceRequest
-from paceline_planner.workloads import Fixed
-
-T = TypeVar("T")
-Json = dict[str, Any]
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
-def event(value: Json | str) -> bytes:
-    return b"data: " + (value.encode() if isinstance(value, str) else orjson.dumps(value)) + b"\n\n"
-
-
-@dataclass
-class Engine:
-    """Answers completions: the first token after `first_s`, one each `gap_s`, or what `answer` does instead."""
-
-    first_s: float = 0.01
-    gap_s: float = 0.002
-    answer: Callable[[Exchange], None] | None = None
-    metrics: Callable[[Engine], str] = lambda engine: ""
-    received: list[Json] = field(default_factory=list)
-    arrived_s: list[float] = field(default_factory=list)
-    classes: list[bytes | None] = field(default_factory=list)
-    completed: int = 0
-    gone: int = 0
-
-    def handle(self, exchange: Exchange) -> None:
-        if exchange.path == "/metrics":
-            exchange.respond(200, self.metrics(self).encode(), content_type=b"text/plain")
-        elif exchange.path == "/v1/models":
-            exchange.respond(200, orjson.dumps({"data": [{"id": "m", "max_model_len": 100}]}))
-        else:
-            self.received.append(orjson.loads(exchange.body))
-            self.arrived_s.append(exchange.received_at)
-            self.classes.append(exchange.header(b"x-slo-class"))
-            exchange.on_gone = self._leave
-            (self.answer or self._stream)(exchange)
-
-    def _leave(self) -> None:
-        self.gone += 1
-
-    def _stream(self, exchange: Exchange) -> None:
-        body = self.received[-1]
-        chat = exchange.path.endswith("chat/completions")
-        exchange.start(200, [(b"content-type", b"text/event-stream"), (b"x-paceline-simulated", b"1")])
-        if chat:
-            exchange.write(event({"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}))
-        loop = asyncio.get_running_loop()
-
-        def token(left: int) -> None:
-            if exchange.gone:
-                return
-            choice: Json = {"delta": {"content": "a"}} if chat else {"text": "a"}
-            exchange.write(event({"choices": [choice | {"finish_reason": None if left > 1 else "length"}]}))
-            if left > 1:
-                loop.call_later(self.gap_s, token, left - 1)
-                return
-            prompt = 7 if chat else len(body["prompt"])
-            usage = {"prompt_tokens": prompt, "completion_tokens": body["max_tokens"]}
-            exchange.write(event({"choices": [], "usage": usage}) + event("[DONE]"))
-            self.completed += 1
-            exchange.end()
-
-        loop.call_later(self.first_s, token, body["max_tokens"])
-
-
-def router_metrics(engine: Engine, *, lateness_s: float = 0.0005, scale: float = 1.0) -> str:
-    return f"""\
-paceline_slo_limit_seconds{{slo_class="interactive",objective="ttft"}} 0.4
-paceline_slo_limit_seconds{{slo_class="interactive",objective="tpot"}} 0.04
-paceline_slo_limit_seconds{{slo_class="interactive",objective="stall"}} 0.12
-paceline_slo_target_ratio{{slo_class="interactive"}} 0.95
-paceline_gpus{{role="prefill"}} 2
-paceline_gpus{{role="decode"}} 1
-paceline_fleet_info{{simulated="1",time_scale="{scale}"}} 1
-paceline_fleet_lateness_p99_seconds {lateness_s}
-paceline_fleet_step_p50_seconds 0.02
-# TYPE paceline_requests_received counter
-paceline_requests_received_total{{slo_class="interactive"}} {len(engine.received) + 5}
-# TYPE paceline_requests counter
-paceline_requests_total{{slo_class="interactive",outcome="completed"}} {engine.completed + 5}
-# TYPE paceline_slo_decided counter
-paceline_slo_decided_total{{slo_class="interactive",result="good"}} {engine.completed + 5}
-"""
 
 
 def make_requests(n: int = 5, every_s: float = 0.01, prompt: int = 20, output: int = 4) -> list[TraceRequest]:
@@ -268,140 +171,3 @@ def test_a_stopped_run_accounts_for_every_request_it_sent() -> None:
     assert offered.interrupted
     assert 0 < offered.sent == len(records) < 200
     assert {record.outcome for record in records} == {"client_gone"}
-
-
-async def measure(engine: Engine, **options: Any) -> Json:
-    server = await serve(engine.handle, "127.0.0.1", 0)
-    defaults: Json = {"workload": Workload("fixed:20,4", Fixed(20, 4)), "rates_rps": [50.0], "duration_s": 0.5}
-    try:
-        report = await replay(Options(f"http://127.0.0.1:{server.port}", **(defaults | options)), asyncio.Event())
-        value = orjson.loads(report.to_json())
-        assert isinstance(value, dict)
-        return value
-    finally:
-        await server.close()
-
-
-def test_a_paceline_router_says_limits_gpus_and_lateness_and_counts_the_same() -> None:
-    engine = Engine(metrics=router_metrics)
-    report = run(measure(engine))
-    [figures] = report["classes"]
-    assert (figures["name"], figures["ttft_limit_ms"], figures["target_percent"]) == ("interactive", 400, 95)
-    assert (report["simulated"], report["gpus"]) == (True, 3)
-    assert report["lateness"]["engine_p99_ms"] == 0.5
-    assert report["reconciliation"]["matches"]
-    assert report["reconciliation"]["router_arrivals"] == report["arrivals"] == len(engine.received) > 10
-    assert report["outcomes"]["completed"] == report["arrivals"]
-    assert set(engine.classes) == {None}
-
-
-def test_late_engines_make_the_report_invalid() -> None:
-    report = run(measure(Engine(metrics=lambda engine: router_metrics(engine, lateness_s=0.03))))
-    assert not report["valid"]
-    assert "an engine ran 30.0 ms late" in report["invalid_reason"]
-
-
-def test_a_router_that_is_gone_after_the_run_is_not_reconciled() -> None:
-    report = run(measure(Engine(metrics=lambda engine: "" if engine.received else router_metrics(engine))))
-    assert report["reconciliation"] is None
-    assert "do not say how late" in report["invalid_reason"]
-    assert report["arrivals"] == report["outcomes"]["completed"]
-
-
-def test_several_rates_give_a_curve_and_send_the_same_text() -> None:
-    engine = Engine()
-    wanted = Wanted(ttft_s=1.0, tpot_s=1.0, gpus=2)
-    report = run(measure(engine, rates_rps=[80.0, 20.0], wanted=wanted))
-    assert [point["rate_rps"] for point in report["curve"]] == [20, 80]
-    assert [point["attainment_percent"] for point in report["curve"]] == [100, 100]
-    assert sum(point["arrivals"] for point in report["curve"]) == len(engine.received)
-    slow = report["curve"][0]["arrivals"]
-    assert engine.received[0]["prompt"] == engine.received[slow]["prompt"]
-
-
-@pytest.mark.parametrize(
-    ("metrics", "wanted", "message"),
-    [
-        pytest.param(False, Wanted(), "publishes no objectives; give --ttft-ms", id="a foreign server needs limits"),
-        pytest.param(True, Wanted(class_name="x"), "no class 'x'; choose --class from interactive", id="unknown class"),
-        pytest.param(True, Wanted(ttft_s=1), "leave out --ttft-ms", id="a router's own limits hold"),
-        pytest.param(True, Wanted(time_scale=2), "runs at time scale 1", id="the clock is the fleet's"),
-        pytest.param(True, Wanted(model="x"), "no model 'x'; it lists m", id="unknown model"),
-    ],
-)
-def test_what_does_not_fit_the_server_is_said_before_anything_is_sent(
-    metrics: bool, wanted: Wanted, message: str
-) -> None:
-    engine = Engine(metrics=router_metrics) if metrics else Engine()
-    with pytest.raises(ReplayError, match=message):
-        run(measure(engine, wanted=wanted))
-    assert not engine.received
-
-
-def test_clipping_fits_requests_to_the_models_context() -> None:
-    engine = Engine(metrics=router_metrics)
-    run(measure(engine, clip=True, workload=Workload("long", [TraceRequest(0, 500, 30)]), rates_rps=[None]))
-    assert (len(engine.received[0]["prompt"]), engine.received[0]["max_tokens"]) == (70, 30)
-
-
-def parse(*argv: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.register(parser.add_subparsers())
-    return parser.parse_args(["replay", *argv])
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        pytest.param(["--synthetic", "chat"], "give --rate", id="a synthetic workload needs a rate"),
-        pytest.param(["--synthetic", "poem", "--rate", "1"], "no workload 'poem'", id="an unknown workload"),
-        pytest.param(["--trace", "absent.csv"], "absent.csv: No such file", id="a trace that is not there"),
-        pytest.param(["--synthetic", "code", "--rate", "1", "--url", "https://x"], "plain http", id="no TLS"),
-        pytest.param(["--synthetic", "code", "--rate", "1", "--url", "127.0.0.1:1"], "does not answer", id="no server"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(
-    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command.run(parse(*argv)) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert message in lines[0]
-
-
-def test_the_command_writes_table_json_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trace = tmp_path / "t.jsonl"
-    lines = (orjson.dumps({"arrival_s": i / 20, "prompt_tokens": 9, "output_tokens": 2}) for i in range(10))
-    trace.write_bytes(b"\n".join(lines))
-
-    async def main() -> int:
-        engine = Engine(metrics=router_metrics)
-        server = await serve(engine.handle, "127.0.0.1", 0)
-        json = tmp_path / "out" / "report.json"
-        args = parse("--url", f"http://127.0.0.1:{server.port}", "--trace", str(trace), "--json", str(json))
-        report = await command._measure(command._options(args))
-        await server.close()
-        json.parent.mkdir()
-        for path, write in read_outputs(args):
-            write(report, path)
-        return report.headline.arrivals
-
-    assert run(main()) == 10
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "report.png"]
-
-
-def test_ctrl_c_reports_what_was_done_and_marks_it() -> None:
-    async def main() -> Report:
-        engine = Engine(metrics=router_metrics)
-        server = await serve(engine.handle, "127.0.0.1", 0)
-        args = parse("--url", f"http://127.0.0.1:{server.port}", "--synthetic", "fixed:9,2", "--rate", "50")
-        asyncio.get_running_loop().call_later(0.4, os.kill, os.getpid(), signal.SIGINT)
-        report = await command._measure(command._options(args))
-        await server.close()
-        return report
-
-    report = run(main())
-    assert report.interrupted
-    assert 5 < report.headline.arrivals < 100
-    assert report.headline.duration_s < 2
-    assert "interrupted" in report.faults[0]
