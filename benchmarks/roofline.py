@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from paceline_api.catalog import MODELS
 from paceline_planner.fit.grid import PHASES
+from paceline_planner.papers.sarathi_machines import FALCON_180B, NODES_BYTES_S
 from paceline_planner.roofline.evidence import read_groups, read_operators
 from paceline_planner.roofline.fitting import Errors, Found, Group, errors, find, quantiles
 from paceline_planner.roofline.fractions import achieved
@@ -26,17 +27,6 @@ from paceline_planner.roofline.table import roofline_table
 from rich.console import Console
 from rich.table import Table
 
-FALCON_180B = {  # tiiuae/falcon-180B, config.json
-    "model_type": "falcon",
-    "hidden_size": 14848,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 232,
-    "num_kv_heads": 8,
-    "new_decoder_architecture": True,
-    "parallel_attn": True,
-    "vocab_size": 65024,
-}
-NODES_BYTES_S = 12.5e9  # 100 Gb/s between the nodes of Sarathi-Serve's machines
 DECODES_4K = (0, 0.0, 32, 32 * 4096)
 
 

@@ -70,6 +70,11 @@ class Cluster:
             for runtime in runtimes:
                 runtime.result()
             list(pool.map(lambda one: self._join(one, image), self.all_nodes))
+        # Without it the API server refuses every pod of the namespace; a controller makes it some time after the start.
+        until("the default service account", self._has_service_account, 60, pause_s=0.3)
+
+    def _has_service_account(self) -> bool:
+        return bool(self.kubectl("get", "serviceaccount", "default", "--ignore-not-found", "-o", "name"))
 
     def _join(self, one: NodeLayout, image: Path) -> None:
         node.load_image(one, self.programs, image)
