@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from paceline_dashboards.build import render
-from paceline_dashboards.expressions import DASHBOARDS
+from paceline_dashboards.dashboards import DASHBOARDS
 
 FOLDER = Path(__file__).parents[1] / "paceline" / "dashboards"
 

@@ -16,7 +16,6 @@ from grafana_foundation_sdk.models import common as words
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from paceline_dashboards.expressions import is_instant
 from paceline_dashboards.panels import Dashboard, Kind, Link, Panel, Query, Variable
 
 Json = dict[str, Any]
@@ -169,7 +168,7 @@ def _target(query: Query, panel: Panel, ref: str) -> prometheus.Dataquery:
     if panel.kind is Kind.TABLE:
         return target.instant().format(PromQueryFormat.TABLE)
     target = target.legend_format(query.name)
-    return target.instant() if is_instant(panel) else target.range()
+    return target.instant() if panel.is_instant else target.range()
 
 
 def _course(panel: Panel) -> timeseries.Panel:

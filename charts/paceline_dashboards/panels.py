@@ -74,6 +74,11 @@ class Panel:
     drill: bool = False
     empty: str = ""  # shown where no series is a good sign
 
+    @property
+    def is_instant(self) -> bool:
+        """A table and bars show now; everything else shows a course, also a number with a spark line."""
+        return self.kind in (Kind.TABLE, Kind.BARS)
+
 
 @dataclass(frozen=True, slots=True)
 class Link:

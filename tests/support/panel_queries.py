@@ -1,7 +1,6 @@
 """Every panel's queries with the variables filled in, as they can be put to a plain Prometheus.
 
-The end-to-end test asks them all: each returns data, or stands in RIGHTLY_EMPTY with the reason. Pure; needs none of
-Grafana's builders.
+The end-to-end test asks them all: each returns data, or stands in RIGHTLY_EMPTY with the reason. Pure.
 """
 
 from __future__ import annotations
@@ -10,10 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paceline_dashboards import autoscaler, engines, fleet, service
-from paceline_dashboards.panels import Dashboard, Kind, Panel
-
-DASHBOARDS: tuple[Dashboard, ...] = (fleet.DASHBOARD, service.DASHBOARD, engines.DASHBOARD, autoscaler.DASHBOARD)
+from paceline_dashboards.dashboards import DASHBOARDS
 
 # (dashboard, panel) → why at least one of its queries may return nothing on a fleet that is well.
 RIGHTLY_EMPTY: Mapping[tuple[str, str], str] = {
@@ -39,7 +35,7 @@ def expressions(namespace: str, service: str, slo_class: str) -> list[Expression
     """All queries for one class of one service, and all of its pools."""
     values = {"namespace": namespace, "service": service, "slo_class": slo_class, "pool": ".*"}
     return [
-        Expression(dashboard.uid, panel.title, query.name, fill(query.expr, values), is_instant(panel))
+        Expression(dashboard.uid, panel.title, query.name, fill(query.expr, values), panel.is_instant)
         for dashboard in DASHBOARDS
         for panel in dashboard.panels
         for query in panel.queries
@@ -49,8 +45,3 @@ def expressions(namespace: str, service: str, slo_class: str) -> list[Expression
 def fill(expr: str, values: Mapping[str, str]) -> str:
     """KeyError on a variable without a value."""
     return re.sub(r"\$(\w+)", lambda found: values[found[1]], expr)
-
-
-def is_instant(panel: Panel) -> bool:
-    """A table and bars show now; everything else shows a course, also a number with a spark line."""
-    return panel.kind in (Kind.TABLE, Kind.BARS)
