@@ -16,105 +16,27 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import pairwise, takewhile
 from pathlib import Path
-from random import Random
-from statistics import fmean, median
 
-from paceline_api.slo import SLOClass
-from paceline_engine.sim.machine import MachineSpec
-from paceline_engine.sim.setup import ReplicaSpec
-from paceline_engine.tables import load_table
-from paceline_planner import workloads
-from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job
-from paceline_planner.sim.steady import SteadyRule, steady_run
-from paceline_router.autoscale.machine import Machine
-from paceline_router.autoscale.phases import Forecaster
-from paceline_router.autoscale.signals import ClassSignals, EngineSignals, Lengths, PoolSignals, ServiceSignals
-from paceline_router.autoscale.workload import loads
-from paceline_router.facts import Role
-from paceline_router.metrics import TOKEN_BOUNDS
+from autoscale_cells import (
+    CASES,
+    MODEL,
+    MOST_UNITS,
+    QUICK_RULE,
+    RULE,
+    TABLE,
+    Cell,
+    in_flight_rival,
+    measure,
+)
 from rich.console import Console
 from rich.table import Table
 
-TABLE, MODEL = "a100-sxm-80gb", "llama-3.1-8b"
-TARGETS = (90.0, 95.0, 99.0)
-# Shorter than DESIGN §1's steady runs, which are for published capacities: a size is right or wrong by whole points.
-RULE = SteadyRule(drop_s=60.0, arrivals=3000, p99_residences=1.5, halves_points=100.0, most_arrivals=16_000)
-QUICK_RULE = SteadyRule(drop_s=45.0, arrivals=1500, p99_residences=1.0, halves_points=100.0, most_arrivals=8_000)
-MOST_UNITS = 24
-UTILISATION, TUNED_TARGET = 0.7, 95.0
 RIVALS = {"law": "law", "70 % busy": "utilisation", "in flight": "in_flight"}
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """`unit` replicas by role are what the law adds or removes; `fixed` ones are there besides, as many as needed."""
-
-    name: str
-    lengths: str
-    slo: SLOClass
-    unit: Mapping[Role, int]
-    rates: tuple[float, ...]
-    fixed: Mapping[Role, int] = field(default_factory=dict)
-
-    def replicas(self, units: int) -> dict[Role, int]:
-        return {**self.fixed, **{role: n * units for role, n in self.unit.items()}}
-
-
-def _slo(ttft_s: float) -> SLOClass:
-    return SLOClass("interactive", ttft_s, 0.04)
-
-
-CHAT, CODE, LONG, SUMMARY = _slo(0.4), _slo(0.125), _slo(2.0), _slo(2.0)
-MIXED, PREFILL = {Role.MIXED: 1}, {Role.PREFILL: 1}
-CASES = (
-    Case("chat, mixed", "chat", CHAT, MIXED, (9.0, 18.0, 36.0, 68.0)),
-    Case("chat, 2P + 1D", "chat", CHAT, {Role.PREFILL: 2, Role.DECODE: 1}, (26.0, 58.0, 110.0)),
-    Case("chat, prefill", "chat", CHAT, PREFILL, (13.0, 30.0, 58.0), {Role.DECODE: 3}),
-    Case("4000 in 20 out, mixed", "fixed:4000,20", LONG, MIXED, (2.0, 4.5, 9.0, 18.0)),
-    Case("4000 in 20 out, prefill", "fixed:4000,20", LONG, PREFILL, (3.4, 7.0, 14.0), {Role.DECODE: 1}),
-    Case("code, mixed", "code", CODE, MIXED, (34.0, 70.0, 140.0)),
-    Case("code, prefill", "code", CODE, PREFILL, (50.0, 110.0), {Role.DECODE: 2}),
-    Case("summarisation, mixed", "summarisation", SUMMARY, MIXED, (5.0, 11.0, 22.0, 44.0)),
-    Case("summarisation, prefill", "summarisation", SUMMARY, PREFILL, (8.0, 17.0, 34.0), {Role.DECODE: 2}),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Attainment in percent at one size."""
-
-    units: int
-    predicted: float
-    simulated: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """The least units for one target; 0 where `MOST_UNITS` do not reach it."""
-
-    target: float
-    needed: int
-    law: int
-    utilisation: int
-    in_flight: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One case at one rate. `in_flight[n - 1]`: requests in flight per unit with n units."""
-
-    case: str
-    gpus_per_unit: int
-    rate_rps: float
-    trials: tuple[Trial, ...]
-    sizes: tuple[Sized, ...]
-    in_flight: tuple[float, ...]
 
 
 def main() -> int:
@@ -144,130 +66,6 @@ def main() -> int:
     for line in missed:
         console.print(f"MISSED: {line}", style="bold red")
     return 1 if missed else 0
-
-
-def fleet(case: Case, units: int) -> FleetSpec:
-    """The machines of the fleet simulator's default, and policies that know the table but not its tiles and noise."""
-    machine = MachineSpec(load_table(TABLE, MODEL))
-    engines = [
-        EngineSpec(f"{role}-{i}", role, ReplicaSpec(machine, hands_over=role is Role.PREFILL))
-        for role, n in case.replicas(units).items()
-        for i in range(n)
-    ]
-    return FleetSpec(tuple(engines), {case.slo.name: case.slo})
-
-
-def jobs(case: Case, rate_rps: float, seed: int) -> Iterator[Job]:
-    lengths, rng = workloads.parse_lengths(case.lengths), Random(f"{seed}/lengths")
-    arrivals = workloads.poisson_arrivals(rate_rps, Random(f"{seed}/arrivals"))
-    return (Job(at, *lengths.draw(rng), case.slo.name) for at in arrivals)
-
-
-def simulated(case: Case, rate_rps: float, units: int, rule: SteadyRule, seed: int = 1) -> float:
-    return steady_run(fleet(case, units), jobs(case, rate_rps, seed), rate_rps, seed, rule).attainment_percent
-
-
-def histogram(tokens: Sequence[int]) -> Lengths:
-    """What `paceline_prompt_tokens` would hold of them."""
-    shares = [sum(t <= bound for t in tokens) / len(tokens) for bound in TOKEN_BOUNDS]
-    steps = (shares[0], *(b - a for a, b in pairwise(shares)))
-    return Lengths(fmean(tokens), tuple(zip(TOKEN_BOUNDS, steps, strict=True)))
-
-
-def learned(case: Case) -> dict[Role, EngineSignals]:
-    """What the engines of a small fleet publish of their fits after half a minute."""
-    rate = case.rates[0] / 2
-    small = Fleet(fleet(case, 1), 7, lambda _ride: False)
-    small.run(takewhile(lambda job: job.arrival_s < 30.0, jobs(case, rate, 7)))
-    signals = {}
-    for role in case.replicas(1):
-        facts = [replica.facts for replica in small.ledger.replicas.values() if replica.role is role]
-        signals[role] = EngineSignals(
-            load_table(TABLE, MODEL),
-            median(f.mixed_scale for f in facts),
-            median(f.mixed_offset_s for f in facts),
-            median(f.decode_scale for f in facts),
-            median(f.decode_offset_s for f in facts),
-        )
-    return signals
-
-
-def signals(case: Case, rate_rps: float) -> ServiceSignals:
-    """What Prometheus would tell of the case at this rate."""
-    lengths, rng = workloads.parse_lengths(case.lengths), Random("lengths of an hour")
-    drawn = [lengths.draw(rng) for _ in range(20_000)]
-    load = ClassSignals(case.slo, rate_rps, histogram([p for p, _ in drawn]), histogram([o for _, o in drawn]))
-    engines = learned(case)
-    pools = [PoolSignals(role, role, 1, n, n, 0, 99, engines[role]) for role, n in case.replicas(1).items()]
-    return ServiceSignals((load,), tuple(pools), window_s=60.0)
-
-
-def measure(rule: SteadyRule, case: Case, rate_rps: float) -> Cell:
-    """Simulates the sizes around the least that each target needs; attainment is taken to grow with the size."""
-    known = signals(case, rate_rps)
-    model, name = Forecaster(known), case.slo.name
-    runs: dict[int, float] = {}
-
-    def predicted(units: int) -> float:
-        return 100 * model.forecast(sizes(case, units)).attained[name].joint
-
-    def attained(units: int) -> float:
-        if units not in runs:
-            runs[units] = simulated(case, rate_rps, units, rule)
-        return runs[units]
-
-    def busy(units: int) -> float:
-        utilisation = model.forecast(sizes(case, units)).utilisation
-        return max(utilisation[role] for role in case.unit)
-
-    found = []
-    idle = least(lambda n: busy(n) <= UTILISATION)
-    for target in TARGETS:
-        law = least(lambda n: predicted(n) >= target)  # noqa: B023  # used within the iteration only
-        needed = least(lambda n: attained(n) >= target, law)  # noqa: B023
-        found.append(Sized(target, needed, law, idle))
-    trials = tuple(Trial(n, predicted(n), runs[n]) for n in sorted(runs))
-    running = tuple(in_flight(case, known, n) for n in range(1, MOST_UNITS + 1))
-    return Cell(case.name, sum(case.unit.values()), rate_rps, trials, tuple(found), running)
-
-
-def sizes(case: Case, units: int) -> dict[str, int]:
-    return {str(role): n for role, n in case.replicas(units).items()}
-
-
-def least(holds: Callable[[int], bool], start: int = 1) -> int:
-    """The least units that hold, walking from a guess; 0 where `MOST_UNITS` do not."""
-    n = max(start, 1)
-    while n <= MOST_UNITS and not holds(n):
-        n += 1
-    while 1 < n <= MOST_UNITS and holds(n - 1):
-        n -= 1
-    return n if n <= MOST_UNITS else 0
-
-
-def in_flight(case: Case, known: ServiceSignals, units: int) -> float:
-    """Requests in flight per unit, by Little's law on the table's step times."""
-    of = loads(known.classes)
-    replicas = case.replicas(units)
-    role = Role.MIXED if Role.MIXED in replicas else Role.DECODE
-    first = Role.MIXED if Role.MIXED in replicas else Role.PREFILL
-    machines = {p.role: Machine(p.engine, of, p.role) for p in known.pools}
-    decode, rate_rps = machines[role], of[0].rate_rps
-    prompt_s = machines[first].prompts[0].alone_s
-    busy = min(rate_rps * prompt_s / replicas[first], 0.95)
-    gap_s = decode.sharing.gaps_s[0]
-    for _ in range(50):
-        decodes = min(of[0].tokens_per_s * gap_s / replicas[role], decode.sharing.slots)
-        gap_s = decode.sharing.gap_s(decodes) / (1.0 - busy if role is Role.MIXED else 1.0)
-    return (rate_rps * prompt_s / (1.0 - busy) + decodes * replicas[role]) / units
-
-
-def in_flight_rival(case: Case, cells: Sequence[Cell]) -> dict[float, int]:
-    """Least units by rate that hold the requests in flight that are right at the middle rate for 95 %."""
-    middle = cells[len(cells) // 2]
-    needed = next(z.needed for z in middle.sizes if z.target == TUNED_TARGET)
-    wanted = middle.in_flight[max(needed, 1) - 1]
-    return {c.rate_rps: least(lambda n: c.in_flight[n - 1] <= wanted) for c in cells}  # noqa: B023
 
 
 def show_trials(console: Console, cells: Sequence[Cell]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -106,20 +106,16 @@ def jobs(load: Load, seed: int) -> Iterator[Job]:
             yield Job(at, *source.draw(lengths), CLASS)
 
 
-def peak_rps(load: Load, start_s: float, end_s: float) -> Mapping[str, float]:
+def peak_rps(load: Load, start_s: float, end_s: float) -> float:
     """The highest true rate in between."""
     if load.rates:
         ends = [*(at for at, _ in load.rates[1:]), inf]
-        rate = max(r for (at, r), end in zip(load.rates, ends, strict=True) if at <= end_s and end > start_s)
-        return {CLASS: rate}
-    counts = trace_rates()
-    return {CLASS: max(counts[int(start_s // 10) : int(end_s // 10) + 1], default=0.0)}
+        return max(r for (at, r), end in zip(load.rates, ends, strict=True) if at <= end_s and end > start_s)
+    return max(trace_rates()[int(start_s // 10) : int(end_s // 10) + 1], default=0.0)
 
 
-def arriving(load: Load, start_s: float, end_s: float) -> tuple[Job, ...]:
-    """Whose lengths those of the arrivals in between are: the trace's own then; of an hour, that draws them, all."""
-    if load.rates:
-        return azure()
+def arriving(start_s: float, end_s: float) -> tuple[Job, ...]:
+    """Of the trace, in between; all where nobody does."""
     return tuple(job for job in azure() if start_s <= job.arrival_s < end_s) or azure()
 
 

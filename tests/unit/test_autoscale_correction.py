@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 from itertools import pairwise
 
 import pytest
-from paceline_router.autoscale.correction import COLD_S, kept, misses, observe, wilson
+from paceline_router.autoscale.correction import COLD_S, Learned, misses, observe, wilson
 from paceline_router.autoscale.decide import Pacer
 from paceline_router.autoscale.outlook import Outlook
 from paceline_router.autoscale.signals import Attained, PoolSignals, Ruling, ServiceSignals, Verdicts
@@ -103,7 +103,22 @@ def test_a_factor_that_explains_what_is_seen_stays() -> None:
     ],
 )
 def test_a_factor_is_kept_near_the_load_at_which_it_was_learned(change: float, left: float) -> None:
-    assert kept(1.6, change) == pytest.approx(left, abs=1e-3)
+    learned = Learned(1.6, 2000.0)
+    for _ in range(4):  # ticks at that load
+        learned = learned.at(change * 2000.0)
+    assert learned.left == pytest.approx(left, abs=1e-3)
+
+
+def test_what_is_forgotten_of_a_factor_does_not_come_back_with_the_load() -> None:
+    assert Learned(1.6, 1.0).at(1.35).at(1.0).left == pytest.approx(1.6**0.5, abs=1e-3)
+
+
+def test_ticks_at_a_third_more_load_leave_half_of_a_factor_however_many() -> None:
+    pacer = Pacer(600.0, MODEL)
+    learned = pacer.rule(observed(0.80), 0.0).factors[MIXED]
+    more = make_signals(THREE, classes=(make_class(rps=1.35 * 2.85),))
+    factors = [pacer.rule(more, 600.0 + k * 60.0).factors[MIXED] for k in range(5)]
+    assert factors == pytest.approx([learned**0.5] * 5, rel=1e-3)
 
 
 def test_a_factor_is_forgotten_as_the_load_moves_away_and_stays_forgotten() -> None:

@@ -200,7 +200,8 @@ def test_the_reason_of_a_shrink_has_the_window_and_what_the_smaller_fleet_attain
     pacer, fleet = settled(4)
     mixed(pacer, fleet, [1.5] * 4)
     (change,) = pacer.rule(make_signals(*fleet.seen(60.0), rps=1.5), 60.0).changes
-    assert change.why == "no more than 2 replicas wanted for 60 s: chat at 1.5 rps attains 98 %, target 95 %"
+    figures = "chat at 1.5 rps attains 98 %, target 95 %"
+    assert change.why == f"2 replicas are enough, and no more were surely needed for 60 s: {figures}"
     assert change.binding == "chat/ttft"
 
 

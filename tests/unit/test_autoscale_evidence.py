@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from math import sqrt
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paceline_router.autoscale.evidence import LONGEST_S, SPARE, SURE, Rates
+from paceline_router.autoscale.evidence import LONGEST_S, SPARE, SURE, Known, Rates, with_rates
 from scaling_double import make_class, make_pool, make_signals
 
 TICK_S, WINDOW_S = 15.0, 60.0
@@ -19,8 +20,7 @@ def known(*rates_rps: float) -> tuple[float, float, float]:
     for i, rate in enumerate(rates_rps):
         signals = make_signals(make_pool(), rps=rate, window_s=WINDOW_S)
         rates.add(signals, i * TICK_S)
-    least, mean, most = (f(signals).classes[0].arrivals_rps for f in (rates.at_least, rates.mean, rates.at_most))
-    return least, mean, most
+    return astuple(rates.known(signals)["chat"])
 
 
 def test_one_window_is_known_to_so_many_deviations_of_its_count() -> None:
@@ -46,6 +46,13 @@ def test_a_rate_that_may_have_changed_is_averaged() -> None:
     assert least < mean < most < 4.4
 
 
+def test_a_window_in_which_nothing_came_by_chance_contradicts_no_low_rate() -> None:
+    """0.05 rps are 3 a minute, of which e⁻³ see none; 0.5 rps are 30."""
+    least, mean, most = known(*[0.05] * 17, 0.0)
+    assert 0.02 < least < 0.04 < mean < 0.05 < most < 0.07
+    assert known(*[0.5] * 17, 0.0) == (0.0, 0.0, 0.0)
+
+
 def test_no_traffic_is_no_traffic() -> None:
     assert known(0.0, 0.0) == (0.0, 0.0, 0.0)
 
@@ -58,9 +65,10 @@ def test_each_class_is_known_by_itself() -> None:
     rates = Rates()
     signals = make_signals(make_pool(), classes=(make_class("a", 4.0), make_class("b", 0.0)))
     rates.add(signals, 0.0)
-    a, b = (c.arrivals_rps for c in rates.at_most(signals).classes)
-    assert a > 4.0
-    assert b == 0.0
+    found = rates.known(signals)
+    assert found["a"].high > 4.0
+    assert found["b"] == Known(0.0, 0.0, 0.0)
+    assert [c.arrivals_rps for c in with_rates(signals, {"a": 3.0, "b": 1.0}).classes] == [3.0, 1.0]
 
 
 @given(st.lists(st.floats(0.0, 50.0), min_size=1, max_size=40))

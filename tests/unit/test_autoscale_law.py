@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-from paceline_router.autoscale.law import holds, least_sizes
+from paceline_router.autoscale.law import least_sizes
+from paceline_router.autoscale.outlook import Outlook
 from paceline_router.autoscale.signals import Attained, PoolSignals, ServiceSignals, Unattainable
 from paceline_router.facts import Role
 from scaling_double import Capacity, make_class, make_pair, make_pool, make_signals
@@ -283,9 +284,10 @@ def test_limited_says_whether_bounds_or_budget_keep_a_class_from_its_target(
 def test_holds_is_the_question_that_the_law_answers_with_its_least_sizes() -> None:
     signals = make_signals(*make_pair(), rps=6.0)
     targets = least_sizes(signals, model=Capacity()).targets
-    assert holds(signals, {"prefill": 6, "decode": 3}, {}, targets, Capacity())
-    assert not holds(signals, {"prefill": 5, "decode": 3}, {}, targets, Capacity())
-    assert not holds(signals, {"prefill": 6, "decode": 3}, {Role.DECODE: 1.2}, targets, Capacity())
+    predicted = Outlook(signals, {}, Capacity()(signals))
+    assert predicted.holds({"prefill": 6, "decode": 3}, targets)
+    assert not predicted.holds({"prefill": 5, "decode": 3}, targets)
+    assert not predicted.under({Role.DECODE: 1.2}).holds({"prefill": 6, "decode": 3}, targets)
 
 
 def test_the_law_decides_on_the_real_model_within_its_time() -> None:

@@ -11,10 +11,11 @@ what is seen stays. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log, sqrt
 
-from paceline_router.autoscale.outlook import Factors, Outlook, Targets
+from paceline_router.autoscale.outlook import Outlook, Targets
+from paceline_router.autoscale.phases import Factors
 from paceline_router.autoscale.signals import Attained, ClassSignals, ServiceSignals, Verdicts
 from paceline_router.facts import Role
 
@@ -32,6 +33,26 @@ HALVINGS = 8  # of a move that would change a size by more than one replica
 class Interval:
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A role's factor as learned at a load in tokens per second; `share` is what is left of it, in its logarithm."""
+
+    factor: float
+    load: float
+    share: float = 1.0
+
+    @property
+    def left(self) -> float:
+        return float(self.factor**self.share)
+
+    def at(self, load: float) -> Learned:
+        """At another load: the model errs elsewhere there. What is forgotten stays so; without load nothing is."""
+        if load <= 0.0 or self.load <= 0.0:
+            return self
+        away = (abs(log(load / self.load)) - NEAR) / (FAR - NEAR)
+        return replace(self, share=min(self.share, 1.0 - min(max(away, 0.0), 1.0)))
 
 
 def is_instructive(signals: ServiceSignals, role: Role) -> bool:
@@ -85,13 +106,6 @@ def move(factors: Factors, role: Role, interval: Interval, wanted: Callable[[Fac
         middle = (near + far) / 2
         near, far = (middle, far) if reaches(middle) else (near, middle)
     return {**factors, role: near}
-
-
-def kept(factor: float, change: float) -> float:
-    """What is left of a factor at `change` times the load at which it was learned: the model errs elsewhere there."""
-    if change <= 0.0:
-        return factor
-    return float(factor ** (1.0 - min(max((abs(log(change)) - NEAR) / (FAR - NEAR), 0.0), 1.0)))
 
 
 def tokens_per_s(signals: ServiceSignals) -> float:

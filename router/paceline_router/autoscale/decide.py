@@ -15,12 +15,13 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from paceline_router.autoscale.correction import COLD_S, is_instructive, kept, misses, move, observe, tokens_per_s
-from paceline_router.autoscale.evidence import Rates
+from paceline_router.autoscale.correction import COLD_S, Learned, is_instructive, misses, move, observe, tokens_per_s
+from paceline_router.autoscale.evidence import Rates, with_rates
 from paceline_router.autoscale.explain import level, replicas
 from paceline_router.autoscale.ladder import Sizes, gpus_of
 from paceline_router.autoscale.law import Sizing, present, sized, within_budget
-from paceline_router.autoscale.outlook import PHASES, Factors, Model, Outlook
+from paceline_router.autoscale.outlook import PHASES, Model, Outlook
+from paceline_router.autoscale.phases import Factors
 from paceline_router.autoscale.signals import Change, PoolSignals, Ruling, ServiceSignals
 from paceline_router.facts import Role
 
@@ -51,14 +52,18 @@ class Pacer:
 
     def __init__(self, stabilisation_s: float, model: Model = PHASES) -> None:
         self.stabilisation_s = stabilisation_s
-        self.factors: Factors = {}
         self._model = model
         self._window, self._rates = Window(), Rates()
         self._terms: Mapping[str, Hashable] = {}
+        self._learned: dict[Role, Learned] = {}
         self._taught_s: dict[Role, float] = {}  # when each factor last moved, or began to be comparable
-        self._learned_at: dict[Role, float] = {}  # the load then, tokens per second
         self._raised_s = -inf  # when verdicts last raised a factor
         self._longest_gap_s = 0.0  # ticks this far apart see every arrival: the window of the rates
+
+    @property
+    def factors(self) -> Factors:
+        """How much more load each role sees than predicted, as far as that is learned at a load like the present."""
+        return {role: learned.left for role, learned in self._learned.items()}
 
     def rule(self, signals: ServiceSignals, now: float) -> Ruling:
         """What to change at `now`. Asked again before a change shows in the signals, it says the same again."""
@@ -66,11 +71,15 @@ class Pacer:
         self._notice_gap(now)
         self._notice_terms(signals, now)
         self._rates.add(signals, now)
-        outlook, sizing = self._correct(Outlook(signals, self.factors, self._model(signals)), now)
+        known = self._rates.known(signals)
+        load = tokens_per_s(with_rates(signals, {name: rate.mean for name, rate in known.items()}))
+        outlook, sizing = self._correct(Outlook(signals, self.factors, self._model(signals)), load, now)
         sure = now - self._raised_s < signals.window_s or misses(signals, sizing.targets)
-        needed = sizing.sizes if sure else self._least(self._rates.at_least(signals))
+        surely = self._least(with_rates(signals, {name: rate.low for name, rate in known.items()}))
+        needed = sizing.sizes if sure else surely
         self._window.add(now, needed, self.stabilisation_s)
-        enough = {name: max(n, sizing.sizes[name]) for name, n in self._least(self._rates.at_most(signals)).items()}
+        likely = self._least(with_rates(signals, {name: rate.high for name, rate in known.items()}))
+        enough = {name: max(n, sizing.sizes[name]) for name, n in likely.items()}
         smaller, waits = self._shrink(signals, enough, sizing, now)
         after = {**_grow(outlook, sizing, needed), **smaller}
         return Ruling(
@@ -113,25 +122,24 @@ class Pacer:
             return
         self._window, self._rates = Window(), Rates()
         if before["pools"] != pools:
-            self.factors = {}
+            self._learned = {}
         if before["pools"] != pools or before["classes"] != classes:
             self._taught_s = dict.fromkeys(Role, now)
 
-    def _correct(self, outlook: Outlook, now: float) -> tuple[Outlook, Sizing]:
+    def _correct(self, outlook: Outlook, load: float, now: float) -> tuple[Outlook, Sizing]:
         """Moves the factors, each at most once for each window's verdicts; the law under what they are then."""
-        signals, load = outlook.signals, tokens_per_s(self._rates.mean(outlook.signals))
-        self.factors = {role: kept(f, load / self._learned_at.get(role, load)) for role, f in self.factors.items()}
+        self._learned = {role: learned.at(load) for role, learned in self._learned.items()}
         outlook = outlook.under(self.factors)
-        sizing = sized(outlook)
+        sizing, signals = sized(outlook), outlook.signals
         if sizing.limited or not sizing.targets:
             return outlook, sizing
         for role in Role:
             if now - self._taught_s.get(role, -inf) >= signals.window_s + COLD_S and is_instructive(signals, role):
-                interval = observe(outlook, role, sizing.targets)
-                moved = move(self.factors, role, interval, _wanted(outlook, role)) if interval else self.factors
-                if moved != self.factors:
-                    self._raised_s = now if moved[role] > self.factors.get(role, 1.0) else self._raised_s
-                    self.factors, self._taught_s[role], self._learned_at[role] = moved, now, load
+                before, interval = self.factors, observe(outlook, role, sizing.targets)
+                moved = move(before, role, interval, _wanted(outlook, role)) if interval else before
+                if moved != before:
+                    self._raised_s = now if moved[role] > before.get(role, 1.0) else self._raised_s
+                    self._learned[role], self._taught_s[role] = Learned(moved[role], load), now
                     outlook = outlook.under(moved)
                     sizing = sized(outlook)
         return outlook, sizing
@@ -178,7 +186,8 @@ class Pacer:
         binding, why = sizing.binding[name], sizing.why[name]
         if n < pool.replicas:
             now = level(outlook, after, sizing.targets) if sizing.targets else why
-            why = f"no more than {replicas(n)} wanted for {self.stabilisation_s:g} s: {now}"
+            why = f"{replicas(n)} {'is' if n == 1 else 'are'} enough, "
+            why += f"and no more were surely needed for {self.stabilisation_s:g} s: {now}"
         elif n < wanted:
             binding = ""
             why = (

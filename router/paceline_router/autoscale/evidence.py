@@ -9,13 +9,13 @@ second, times seconds. Pure.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf, sqrt
 
 from paceline_router.autoscale.signals import ServiceSignals
 
-LONGEST_S = 300.0  # rates are remembered for so long; the report window of the lengths
+LONGEST_S = 300.0  # rates are remembered for so long, as lengths are
 # Standard deviations of a rate:
 CHANGED = 2.0  # that two spans' rates contradict each other by
 SURE = 2.0  # by which it is above what a size holds that is too small
@@ -24,7 +24,7 @@ SPARE = 1.0  # by which it may be higher where a smaller size is enough
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of one class's rate: at least, over the longest span, at most."""
+    """One class's rate: the least that no span contradicts, over the longest span, and that and a deviation more."""
 
     low: float
     mean: float
@@ -42,17 +42,9 @@ class Rates:
         while len(self.ticks) > 1 and self.ticks[0][0] < now - LONGEST_S + signals.window_s:
             self.ticks.popleft()
 
-    def at_least(self, signals: ServiceSignals) -> ServiceSignals:
-        """The signals with the lowest rates that no span contradicts."""
-        return self._with(signals, lambda name: self._known(name, signals.window_s).low)
-
-    def at_most(self, signals: ServiceSignals) -> ServiceSignals:
-        """The signals with the rates of the longest span and a deviation more."""
-        return self._with(signals, lambda name: self._known(name, signals.window_s).high)
-
-    def mean(self, signals: ServiceSignals) -> ServiceSignals:
-        """The signals with the rates of the longest span."""
-        return self._with(signals, lambda name: self._known(name, signals.window_s).mean)
+    def known(self, signals: ServiceSignals) -> Mapping[str, Known]:
+        """By class, at the last tick."""
+        return {c.slo.name: self._known(c.slo.name, signals.window_s) for c in signals.classes}
 
     def _known(self, name: str, window_s: float) -> Known:
         low, high = 0.0, inf
@@ -61,7 +53,7 @@ class Rates:
             bounds = _bounds(rate, span_s, CHANGED)
             if bounds[0] > high or bounds[1] < low:
                 break
-            low, high = max(low, bounds[0]), min(high, bounds[1])
+            low, high = max(low, bounds[0]), min(high, bounds[1] if rate else CHANGED**2 / span_s)
             mean, (sure, most) = rate, (_bounds(rate, span_s, SURE)[0], _bounds(rate, span_s, SPARE)[1])
             least = max(least, sure)
         return Known(least, mean, max(least, most))
@@ -79,9 +71,10 @@ class Rates:
                 return
             span_s *= 2
 
-    @staticmethod
-    def _with(signals: ServiceSignals, rate: Callable[[str], float]) -> ServiceSignals:
-        return replace(signals, classes=tuple(replace(c, arrivals_rps=rate(c.slo.name)) for c in signals.classes))
+
+def with_rates(signals: ServiceSignals, rates: Mapping[str, float]) -> ServiceSignals:
+    """The signals at other arrivals per second by class."""
+    return replace(signals, classes=tuple(replace(c, arrivals_rps=rates[c.slo.name]) for c in signals.classes))
 
 
 def _bounds(rate: float, span_s: float, deviations: float) -> tuple[float, float]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from paceline_router.autoscale.explain import Account, explain
 from paceline_router.autoscale.ladder import Ladder, Rank, Sizes, best_within, bounds, gpus_of
-from paceline_router.autoscale.outlook import AS_PREDICTED, PHASES, Factors, Model, Outlook, Targets
+from paceline_router.autoscale.outlook import PHASES, Model, Outlook, Targets
+from paceline_router.autoscale.phases import AS_PREDICTED, Factors
 from paceline_router.autoscale.signals import ServiceSignals, Unattainable
 from paceline_router.facts import Role
 
@@ -76,11 +77,6 @@ def objectives(outlook: Outlook) -> tuple[Targets, tuple[Unattainable, ...]]:
         if (a := best[slo.name]).joint < slo.target_ratio
     )
     return targets, lost
-
-
-def holds(signals: ServiceSignals, sizes: Sizes, factors: Factors, targets: Targets, model: Model = PHASES) -> bool:
-    """Whether every class attains its target with `sizes` ready."""
-    return Outlook(signals, factors, model(signals)).holds(sizes, targets)
 
 
 def present(signals: ServiceSignals) -> dict[str, int]:

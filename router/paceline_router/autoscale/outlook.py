@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from paceline_router.autoscale.ladder import Ladder, Rank, Sizes, fewest_gpus, ladders
-from paceline_router.autoscale.phases import Forecast, Forecaster
+from paceline_router.autoscale.phases import Factors, Forecast, Forecaster
 from paceline_router.autoscale.signals import Attained, ServiceSignals
-from paceline_router.facts import Role
 
-Factors = Mapping[Role, float]  # how much more load a role sees than predicted; absent: 1
 Targets = Mapping[str, float]  # joint attainment by class, 0..1
-AS_PREDICTED: Factors = {}
 NEAR_MOST = 0.99  # of what the largest sizes attain, where they do not attain the target
 SATURATED = 0.05  # attained by the largest sizes: below it a hundredth means nothing
 

@@ -27,7 +27,9 @@ from paceline_router.autoscale.workload import loads
 from paceline_router.facts import Role
 
 HANDOVER_STEPS = 1.5  # decode steps from the KV's arrival to the first token: half of the one in progress, and its own
-AS_MEASURED: Mapping[Role, float] = MappingProxyType({})
+
+Factors = Mapping[Role, float]  # how much more load a role sees than predicted; absent: 1
+AS_PREDICTED: Factors = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,6 @@ class Forecast:
     attained: Mapping[str, Attained]
     room: Mapping[str, float]
     utilisation: Mapping[Role, float]
-
-    def binding(self, class_name: str) -> str:
-        """The objective that most requests of a class miss: ttft, tpot or kv."""
-        attained, room = self.attained[class_name], self.room[class_name]
-        prompt = attained.ttft / room if room > 0 else 1.0
-        return min((prompt, 0, "ttft"), (attained.tpot, 1, "tpot"), (room, 2, "kv"))[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +71,20 @@ class Forecaster:
             like = [m for m in self._machines.values() if m.role is pool.role and m.engine == pool.engine]
             self._machines[pool.name] = like[0] if like else Machine(pool.engine, self._loads, pool.role)
 
-    def forecast(self, sizes: Mapping[str, int], factors: Mapping[Role, float] = AS_MEASURED) -> Forecast:
+    def forecast(self, sizes: Mapping[str, int], factors: Factors = AS_PREDICTED) -> Forecast:
         """With `sizes` ready replicas by pool, and the load that a role sees multiplied by its factor."""
         if not self._loads:
             return self._result((), Decoded((), (), 0.0, 0.0), {})
         return self._aggregated(sizes, factors) if self._mixed else self._disaggregated(sizes, factors)
 
-    def _aggregated(self, sizes: Mapping[str, int], factors: Mapping[Role, float]) -> Forecast:
+    def _aggregated(self, sizes: Mapping[str, int], factors: Factors) -> Forecast:
         groups = self._groups(Role.MIXED, sizes, factors)
         rooms = [room_for_prompts(g.machine, g.replicas, self._loads, g.factor) for g in groups]
         decode = self._decode(groups, [room.slowdown for room in rooms])
         ttft, busy = self._prompts(groups, rooms)
         return self._result(ttft, decode, {Role.MIXED: max(busy, decode.utilisation)})
 
-    def _disaggregated(self, sizes: Mapping[str, int], factors: Mapping[Role, float]) -> Forecast:
+    def _disaggregated(self, sizes: Mapping[str, int], factors: Factors) -> Forecast:
         decoding = self._groups(Role.DECODE, sizes, factors)
         decode = self._decode(decoding, [1.0] * len(decoding))
         groups = self._groups(Role.PREFILL, sizes, factors)
@@ -117,7 +113,7 @@ class Forecaster:
         """A∞: no queue, a batch of one."""
         return self.forecast(dict.fromkeys(self._roles, 1), dict.fromkeys(Role, 0.0)).attained
 
-    def _groups(self, role: Role, sizes: Mapping[str, int], factors: Mapping[Role, float]) -> list[_Group]:
+    def _groups(self, role: Role, sizes: Mapping[str, int], factors: Factors) -> list[_Group]:
         counts: dict[Machine, int] = {}
         for name, machine in self._machines.items():
             if machine.role is role and sizes.get(name, 0) > 0:
@@ -137,15 +133,3 @@ class Forecaster:
             attained[load.slo.name] = Attained(prompt * its_room, tpot)
             room[load.slo.name] = its_room
         return Forecast(attained, room, utilisation)
-
-
-def attained(
-    signals: ServiceSignals, sizes: Mapping[str, int], factors: Mapping[Role, float] = AS_MEASURED
-) -> Mapping[str, Attained]:
-    """Attainment by class; whoever tries many sizes keeps a `Forecaster`."""
-    return Forecaster(signals).forecast(sizes, factors).attained
-
-
-def unloaded(signals: ServiceSignals) -> Mapping[str, Attained]:
-    """A∞ of DESIGN §7 by class: what an unloaded fleet attains on the present lengths."""
-    return Forecaster(signals).unloaded()

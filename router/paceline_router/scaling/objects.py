@@ -13,7 +13,7 @@ from typing import Any
 
 from paceline_api.catalog import ACCELERATORS
 from paceline_api.pools import PoolSpec
-from paceline_api.v1alpha1 import EnginePool, LLMService
+from paceline_api.v1alpha1 import EnginePool, LLMService, WorkloadSpec
 from pydantic import ValidationError
 
 from paceline_router.endpoints import POOL_LABEL, REVISION_LABEL, SERVICE_LABEL, drained_first
@@ -102,7 +102,7 @@ def view_of(service: Service, pools: Iterable[Pool], pods: Iterable[Pod]) -> Ser
     """Of a service with the pools and pods of its namespace and name; pools that are not its own do not count."""
     spec, metadata = service.spec.spec, service.spec.metadata
     own = {pool.spec.spec.pool: pool for pool in pools if pool.owner == metadata.uid}
-    hint = spec.workload
+    prompt_hint, output_hint = hints(spec.workload)
     return ServiceView(
         namespace=metadata.namespace,
         name=metadata.name,
@@ -115,10 +115,18 @@ def view_of(service: Service, pools: Iterable[Pool], pods: Iterable[Pod]) -> Ser
         pools=tuple(_pool(declared, own[declared.name]) for declared in spec.pools if declared.name in own),
         pods=tuple(pod.view for pod in pods),
         max_gpus=spec.max_gpus,
-        prompt_hint=Hint(hint.prompt_tokens.mean, hint.prompt_tokens.p90) if hint else None,
-        output_hint=Hint(hint.output_tokens.mean, hint.output_tokens.p90) if hint else None,
+        prompt_hint=prompt_hint,
+        output_hint=output_hint,
         status=service.status,
     )
+
+
+def hints(workload: WorkloadSpec | None) -> tuple[Hint | None, Hint | None]:
+    """Of prompts and of answers, where the file has them."""
+    if workload is None:
+        return None, None
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    return Hint(prompt.mean, prompt.p90), Hint(output.mean, output.p90)
 
 
 def _pool(declared: PoolSpec, pool: Pool) -> PoolView:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from paceline_router.autoscale.evidence import LONGEST_S
+
 LEAST_WINDOW_S, INTERVALS = 30.0, 4  # DESIGN §9: at least 30 s and four scrape intervals
-REPORT_S = 300.0
 MEASURED_LENGTHS = 10  # requests within `report_s`; with fewer, all that the routers have counted say more
 
 
@@ -62,7 +63,7 @@ def window_s(scrape_interval_s: float) -> float:
 
 
 def report_s(scrape_interval_s: float) -> float:
-    return max(REPORT_S, window_s(scrape_interval_s))
+    return max(LONGEST_S, window_s(scrape_interval_s))
 
 
 def queries(scrape_interval_s: float) -> dict[Signal, str]:
