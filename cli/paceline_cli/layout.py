@@ -1,14 +1,15 @@
 """What `paceline up` runs for a plan: the commands of engines and router, their ports, and the router's configuration.
 
-One process for each simulated pool, one for each vLLM replica, which gets GPUs of its own. Engines listen on loopback,
-whatever the router does. Pure: the same service, plan, ports and devices give the same layout.
+One process for each simulated pool, one for each vLLM replica, which gets GPUs of its own or a share of the CPU.
+Engines listen on loopback, whatever the router does. Pure: the same service, plan, ports and devices give the same
+layout.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from paceline_engine.launch import LaunchSpec, engine_command
 from paceline_planner.launching import launch_spec, router_config
 from paceline_planner.plan import Plan, PoolPlan
 
+from paceline_cli.on_cpu import CPU
 from paceline_cli.processes import Command
 
 LOOPBACK = "127.0.0.1"
@@ -84,19 +86,22 @@ def lay_out(
     ports: Sequence[int],
     time_scale: float = 1.0,
     devices: Sequence[str] = (),
+    cpu: CPU | None = None,
 ) -> Layout:
-    """The layout of a plan; `ports` are free ones, two a replica, and `devices` the GPUs that vLLM may use."""
+    """The layout of a plan; `ports` are free ones, two a replica. vLLM runs on the GPUs `devices`, or on `cpu`."""
     simulated = service.spec.engine.runtime is Runtime.SIMULATED
     free, gpus = iter(ports), iter(devices)
     engines: list[EngineProcess] = []
     replicas: list[ReplicaConfig] = []
     for index, pool in enumerate(p for p in plan.pools if p.replicas):
         spec = replace(_launch(service, plan, pool), seed=index, time_scale=time_scale)
-        started = [_simulated(spec, pool, free)] if simulated else _vllm(spec, pool, free, gpus)
+        started = [_simulated(spec, pool, free)] if simulated else _vllm(spec, pool, free, gpus, cpu)
         engines += started
         urls = [url for engine in started for url in engine.urls]
         replicas += (_replica(spec, pool, i, url) for i, url in enumerate(urls))
     facts: dict[str, object] = {"topology": plan.topology, "gpus": plan.gpus, "engines": service.spec.engine.runtime}
+    if cpu:
+        facts |= {"gpus": 0, "threads_per_engine": cpu.threads}
     if time_scale != 1:
         facts["time_scale"] = f"{time_scale:g}"
     return Layout(
@@ -118,15 +123,21 @@ def _simulated(spec: LaunchSpec, pool: PoolPlan, free: Iterator[int]) -> EngineP
     return EngineProcess(Command(pool.name, command.argv, command.env), tuple(map(_url, ports)))
 
 
-def _vllm(spec: LaunchSpec, pool: PoolPlan, free: Iterator[int], gpus: Iterator[str]) -> list[EngineProcess]:
-    """A process for each replica, on the next GPUs."""
+def _vllm(
+    spec: LaunchSpec, pool: PoolPlan, free: Iterator[int], gpus: Iterator[str], cpu: CPU | None
+) -> list[EngineProcess]:
+    """A process for each replica, on the next GPUs, or with its share of the CPU."""
     engines = []
     for i in range(pool.replicas):
         port = next(free)
-        command = engine_command(replace(spec, ports=(port,), side_channel_port=next(free)))
-        own = ",".join(next(gpus) for _ in range(pool.gpus_per_replica))
-        env = {**command.env, "CUDA_VISIBLE_DEVICES": own}
-        engines.append(EngineProcess(Command(f"{pool.name}-{i}", command.argv, env), (_url(port),)))
+        spec = replace(spec, ports=(port,), side_channel_port=next(free))
+        if cpu:
+            command = engine_command(replace(spec, extra_args=(*cpu.flags, *spec.extra_args)))
+            own: Mapping[str, str] = cpu.env
+        else:
+            command = engine_command(spec)
+            own = {"CUDA_VISIBLE_DEVICES": ",".join(next(gpus) for _ in range(pool.gpus_per_replica))}
+        engines.append(EngineProcess(Command(f"{pool.name}-{i}", command.argv, {**command.env, **own}), (_url(port),)))
     return engines
 
 

@@ -75,7 +75,7 @@ def next_delay_s(previous_s: float, lived_s: float) -> float:
 class Group:
     """The process group of one run and its folder; an async context manager. One pipe ties both to this process.
 
-    `env` is added to the environment of every child.
+    `env` is added to the environment of every child; what children write for a while goes into the folder too.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -106,7 +106,7 @@ class Group:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **self._env, **command.env},
+            env={**os.environ, "TMPDIR": str(self.folder), **self._env, **command.env},
             process_group=self._guard.pid,
         )
         self._children = [c for c in self._children if c.returncode is None] + [process]

@@ -27,7 +27,7 @@ from paceline_planner.sim.autoscaler import Rhythm
 from paceline_planner.sim.members import StartUp
 from paceline_planner.sim.rides import FleetSpec
 from paceline_planner.sim.what_if import Failure, WhatIf
-from paceline_planner.simulate import Offered, Policies, SimulateError, fleet_spec, pool_specs, simulate
+from paceline_planner.simulate import Offered, Policies, SimulateError, declared, fleet_spec, pool_specs, simulate
 from paceline_planner.step_tables import CATALOGUE, Tables
 from paceline_router.pick import POLICIES as ROUTER_POLICIES
 from rich.console import Console
@@ -120,20 +120,23 @@ def _own_model(path: Path) -> Shape:
         return from_config(json.loads(path.read_bytes()), name)
     except OSError as e:
         raise WhatIfError(f"--model-config {path}: {e.strerror}; name the model's config.json") from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        cause = f"lacks {e}" if isinstance(e, KeyError) else str(e)
-        raise WhatIfError(f"--model-config {path}: {cause}; give a config.json as Hugging Face has it") from e
+    except (ValueError, TypeError, AttributeError) as e:
+        raise WhatIfError(f"--model-config {path}: {e}; give a config.json as Hugging Face has it") from e
 
 
 def _what_if(args: argparse.Namespace, service: LLMService, spec: FleetSpec, tables: Tables) -> WhatIf:
     model = tables.model(service.spec.model.uri)
     start = StartUp(args.start_s) if args.start_s else StartUp.of_weights(model.weight_bytes if model else 0)
     rhythm = Rhythm(stabilisation_s=service.spec.autoscaling.scale_down_stabilization_seconds)
+    pools = pool_specs(service, spec, start)
+    if args.autoscale and all(pool.least == pool.most for pool in pools):
+        raise WhatIfError("every pool has a fixed size; --autoscale needs one with minReplicas and maxReplicas")
     return WhatIf(
-        pool_specs(service, spec, start),
+        pools,
         tuple(_failure(text) for text in args.fail),
         comes_back=not args.no_return,
         rhythm=rhythm if args.autoscale else None,
+        declared=declared(service),
     )
 
 

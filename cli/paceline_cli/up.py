@@ -1,41 +1,42 @@
 """`paceline up FILE`: the fleet of one LLMService file as local processes, until Ctrl-C or SIGTERM.
 
 Everything that can be wrong is told before a process is started: the file (every problem at once), the plan, what this
-machine lacks, the port. Exit codes: 0 drained, 1 a process, the machine or the port failed, 2 the file or the flags,
-130 stopped before it was ready or forced by a second Ctrl-C.
+machine lacks, the port; and so is what of the file this machine cannot run. Exit codes: 0 drained, 1 a process, the
+machine or the port failed, 2 the file or the flags, 130 stopped before it was ready or forced by a second Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import math
 import os
-import shutil
-import socket
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import yaml
+from paceline_api.config import DEFAULT_POLICY, PolicyName
 from paceline_api.v1alpha1 import LLMService, Runtime
 from paceline_api.validate import InvalidFile, load_service, parse_service
 from paceline_planner.plan import Infeasible, Plan, plan
 
 from paceline_cli.layout import Layout, lay_out
+from paceline_cli.machine import (
+    CannotRun,
+    check_machine,
+    choose_devices,
+    claim_port,
+    fit_cpu,
+    fit_model,
+    free_ports,
+    say,
+)
 
 RUNTIMES = {"simulated": Runtime.SIMULATED, "vllm": Runtime.VLLM}
-
-
-class CannotRun(Exception):
-    """What to print, a line each, and the exit code."""
-
-    def __init__(self, code: int, *lines: str) -> None:
-        self.code = code
-        self.lines = lines
-        super().__init__("\n".join(lines))
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,6 +49,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--time-scale", type=_scale, default=1.0, metavar="S", help="model time / wall (%(default)s)")
     parser.add_argument("--engine", choices=sorted(RUNTIMES), help="instead of the file's engine.runtime")
     parser.add_argument("--model", metavar="URI", help="instead of the file's: hf://ORG/NAME or file:///PATH")
+    parser.add_argument("--router-policy", choices=get_args(PolicyName), default=DEFAULT_POLICY, help="%(default)s")
     parser.add_argument("--url-file", type=Path, metavar="FILE", help="holds the URL while the fleet is ready")
     parser.add_argument("--log", type=Path, metavar="FILE", help="gets every line that router and engines print")
     parser.add_argument("--no-display", action="store_true", help="plain lines on a terminal too")
@@ -57,16 +59,23 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Serves until it is stopped; the exit code."""
     try:
-        service = read_service(args.file, args.engine, args.model)
+        asked = read_service(args.file, args.engine, args.model)
+        service, model = fit_model(asked)
         planned = make_plan(service, args.file)
-        check_machine(service, args.time_scale)
-        devices = choose_devices(service, planned, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        program = check_machine(service, args.time_scale)
+        devices, cpu = [], None
+        if program and program.for_cpu:
+            planned, cpu = fit_cpu(service, planned, program, model)
+        else:
+            devices = choose_devices(service, planned, os.environ.get("CUDA_VISIBLE_DEVICES"))
         port = claim_port(args.host, args.port)
         ports = free_ports(2 * sum(pool.replicas for pool in planned.pools))
-        return _serve(lay_out(service, planned, args.host, port, ports, args.time_scale, devices), planned, args)
+        layout = lay_out(service, planned, args.host, port, ports, args.time_scale, devices, cpu)
+        layout = replace(layout, config=layout.config.model_copy(update={"policy": args.router_policy}))
+        return _serve(layout, planned, args)
     except CannotRun as e:
         for text in e.lines:
-            print(f"paceline up: {text}", file=sys.stderr)
+            say(text)
         return e.code
 
 
@@ -79,11 +88,12 @@ def read_service(file: str, engine: str | None, model: str | None) -> LLMService
     if engine is None and model is None:
         return service
     value = service.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    if engine:
-        value["spec"]["engine"] = value["spec"].get("engine", {}) | {"runtime": RUNTIMES[engine].value}
+    if engine and RUNTIMES[engine] is not service.spec.engine.runtime:  # extraArgs are flags of the other runtime
+        kept = {k: v for k, v in value["spec"].get("engine", {}).items() if k != "extraArgs"}
+        value["spec"]["engine"] = kept | {"runtime": RUNTIMES[engine].value}
     if model:  # revision, token and cache are those of the file's own model
-        kept = {"servedName", "maxContextTokens"}
-        value["spec"]["model"] = {k: v for k, v in value["spec"]["model"].items() if k in kept} | {"uri": model}
+        own = {k: v for k, v in value["spec"]["model"].items() if k in ("servedName", "maxContextTokens")}
+        value["spec"]["model"] = own | {"uri": model}
     try:
         return parse_service(yaml.safe_dump(value), local=True)
     except InvalidFile as e:
@@ -101,57 +111,6 @@ def make_plan(service: LLMService, file: str) -> Plan:
     return found
 
 
-def check_machine(service: LLMService, time_scale: float) -> None:
-    """What `up` needs of this machine beyond what a cluster needs of the file."""
-    if service.spec.engine.runtime is Runtime.SIMULATED:
-        return
-    if time_scale != 1:
-        raise CannotRun(2, "--time-scale is for simulated engines; leave it out, or add --engine simulated")
-    if service.spec.model.uri.startswith("pvc://"):
-        raise CannotRun(
-            2, "a pvc:// model is on a cluster's volume; name one with --model hf://ORG/NAME or file:///PATH"
-        )
-    if shutil.which("vllm") is None:
-        raise CannotRun(1, "vllm is not installed here (no command `vllm`); install it, or add --engine simulated")
-
-
-def choose_devices(service: LLMService, planned: Plan, visible: str | None) -> list[str]:
-    """GPUs for vLLM: the visible ones, or by number where nothing says which are."""
-    if service.spec.engine.runtime is Runtime.SIMULATED or visible is None:
-        return [str(i) for i in range(planned.gpus)]
-    devices = [name for name in visible.split(",") if name]
-    if len(devices) < planned.gpus:
-        cause = f"the plan needs {planned.gpus} GPUs and CUDA_VISIBLE_DEVICES names {len(devices)}"
-        raise CannotRun(1, f"{cause}; name more, or lower replicas")
-    return devices
-
-
-def claim_port(host: str, port: int) -> int:
-    """The port, if the router will be able to listen there; a free one for 0."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with closing(socket.socket(family, kind, protocol)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the router does: TIME_WAIT is no one's
-            probe.bind(address)
-            probe.listen(1)
-            return int(probe.getsockname()[1])
-    except OSError as e:
-        if e.errno == errno.EADDRINUSE:
-            cause = f"port {port} of {host} is in use; stop what listens there, or take another with --port (0: any)"
-        else:
-            cause = f"cannot listen on {host}:{port}: {e.strerror}; choose another --host or --port"
-        raise CannotRun(1, cause) from e
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on, all different."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 def _serve(layout: Layout, planned: Plan, args: argparse.Namespace) -> int:
     from paceline_cli.display import make_display
     from paceline_cli.fleet import NotReady, run_fleet
@@ -165,7 +124,7 @@ def _serve(layout: Layout, planned: Plan, args: argparse.Namespace) -> int:
         stack.callback(display.close)
         for warning in planned.warnings:
             display.event("warning", cause=warning)
-        display.event("plan", topology=planned.topology, gpus=planned.gpus, reason=planned.reason)
+        display.event("plan", topology=planned.topology, gpus=dict(layout.facts)["gpus"], reason=planned.reason)
         try:
             return asyncio.run(run_fleet(layout, display, on_line, args.url_file))
         except ChildDied as e:

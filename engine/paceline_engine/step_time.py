@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -155,7 +155,7 @@ class _RegimeFit:
     strata: dict[tuple[int, int], deque[tuple[int, float, float]]] = field(default_factory=dict)
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=REFIT_EVERY))
 
-    def add(self, stratum: tuple[int, int], table_s: float, measured_s: float) -> None:
+    def add(self, stratum: tuple[int, int], table_s: float, measured_s: float, *, refit: bool = True) -> None:
         ring = self.strata.get(stratum)
         if ring is None:
             if len(self.strata) == STRATA:
@@ -164,10 +164,10 @@ class _RegimeFit:
         ring.append((self.seen, table_s, measured_s))
         self.recent.append((table_s, measured_s))
         self.seen += 1
-        if self.seen % REFIT_EVERY == 0 or self.seen in EARLY_REFITS:
-            self._refit()
+        if refit and (self.seen % REFIT_EVERY == 0 or self.seen in EARLY_REFITS):
+            self.refit()
 
-    def _refit(self) -> None:
+    def refit(self) -> None:
         oldest = self.seen - MAX_AGE
         scale, offset_s = fit_scale_and_offset(
             [(t, y) for ring in self.strata.values() for seen, t, y in ring if seen >= oldest]
@@ -221,10 +221,19 @@ class StepTimeModel:
     """
 
     def __init__(self, table: StepTable) -> None:
-        self.table = table
         self.ignored = 0
+        self.restart(table, ())
+
+    def restart(self, table: StepTable, samples: Iterable[tuple[StepShape, float]]) -> None:
+        """Believes `table` from now on, fitted once to `samples`, which `observe` has taken before."""
+        self.table = table
         self._fits = {regime: _RegimeFit() for regime in Regime}
         self._decode, self._mixed = self._fits[Regime.DECODE], self._fits[Regime.MIXED]
+        for shape, measured_s in samples:
+            self._learn(shape, measured_s, refit=False)
+        for fit in self._fits.values():
+            if fit.seen >= EARLY_REFITS[0]:
+                fit.refit()
 
     def predict(self, shape: StepShape) -> float:
         """Seconds that a step of this shape will take."""
@@ -239,26 +248,26 @@ class StepTimeModel:
         """The part of a step that grows with the square of its prompts."""
         return self._mixed.scale * self.table.pair_s * prefill_pairs
 
-    def margin_s(self, shape: StepShape) -> float:
-        """p95 of measured above predicted, scaled to this step; a wide one while the regime is not trusted."""
-        fit = self._mixed if shape.prefill_tokens else self._decode
-        return fit.margin_ratio * self.predict(shape)
-
     def margin_ratio(self, regime: Regime) -> float:
-        """`margin_s` as a share of the prediction."""
+        """p95 of measured above predicted, as a share of it; a wide one while the regime is not trusted."""
         return self._fits[regime].margin_ratio
 
     def observe(self, shape: StepShape, measured_s: float) -> None:
         """Learn from one step; what cannot be a step time is counted and otherwise ignored."""
+        self.ignored += not self._learn(shape, measured_s, refit=True)
+
+    def _learn(self, shape: StepShape, measured_s: float, *, refit: bool) -> bool:
+        """Whether it can be a step time."""
         table_s = self.table.seconds(shape)
         if not (table_s > 0.0 and isfinite(measured_s) and 0.0 < measured_s < min(MAX_STEP_S, MAX_RATIO * table_s)):
-            self.ignored += 1
-            return
+            return False
         if shape.prefill_tokens:
-            self._mixed.add((shape.prefill_tokens.bit_length(), shape.decodes.bit_length()), table_s, measured_s)
+            key = shape.prefill_tokens.bit_length(), shape.decodes.bit_length()
+            self._mixed.add(key, table_s, measured_s, refit=refit)
         else:
-            context = shape.decode_context // shape.decodes
-            self._decode.add((shape.decodes.bit_length(), context.bit_length()), table_s, measured_s)
+            key = shape.decodes.bit_length(), (shape.decode_context // shape.decodes).bit_length()
+            self._decode.add(key, table_s, measured_s, refit=refit)
+        return True
 
     def trusted(self, regime: Regime) -> bool:
         return self._fits[regime].trusted
@@ -274,7 +283,3 @@ class StepTimeModel:
     def error_ratio(self, regime: Regime) -> float:
         """Median relative error of the latest predictions at the last refit; 0 before it."""
         return self._fits[regime].error_ratio
-
-    def samples(self, regime: Regime) -> int:
-        """Observations of this regime so far."""
-        return self._fits[regime].seen

@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from paceline_engine.pd import KV_PARAMS
 from paceline_engine.vllm.border import Border
 from paceline_engine.vllm.passage import App, Message, Receive, Scope, Send
@@ -129,14 +128,6 @@ def make_border(app: App, **environ: str) -> Border:
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 20))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it did not come to hold")
 
 
 def counted(border: Border, name: str, **labels: str) -> float:

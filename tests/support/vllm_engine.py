@@ -1,7 +1,7 @@
-"""A real vLLM on a CPU as a child process, from the environment of `make vllm`: `serving(...)` yields its port.
+"""A real vLLM on a CPU as a child process, from the environment of `make vllm`.
 
-It computes on one core beside its HTTP server and the test, with prefix caching only where a test asks for it. The
-child runs in its own session and is gone when the block ends.
+`serving(...)` yields the port of one with flags of a test's own, `launched(...)` one of a pool. It computes on one core
+beside its HTTP server and the test. The child runs in its own session and is gone when the block ends.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from paceline_engine.launch import LaunchSpec, Role, engine_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULER = "--scheduler-cls=paceline_engine.vllm.scheduler.stall_free"
@@ -29,9 +32,9 @@ _ENV = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
-_FLAGS = (
-    *("--served-model-name=m", "--host=127.0.0.1", "--dtype=bfloat16", "--enforce-eager", "--max-model-len=8192"),
-    *("--kv-cache-memory-bytes=268435456", "--max-num-seqs=32"),
+SMALL = (
+    *("--served-model-name=m", "--dtype=bfloat16", "--enforce-eager", "--max-num-seqs=32"),
+    "--kv-cache-memory-bytes=268435456",
 )
 
 
@@ -78,28 +81,69 @@ def serving(
     model: str = "qwen2-5m", *flags: str, scheduler: str = SCHEDULER, env: Mapping[str, str] | None = None
 ) -> Iterator[int]:
     """The port of a vLLM that serves `model` under the name m; an empty `scheduler` is vLLM's own."""
-    environment = found()
-    with tempfile.TemporaryDirectory(prefix="paceline-vllm-") as folder, socket.socket() as probe:
+    port, chosen = free_port(), [scheduler] if scheduler else []
+    start = [sys.executable, "-m", "paceline_engine.vllm", str(found().models / model), f"--port={port}"]
+    with started([*start, "--host=127.0.0.1", "--max-model-len=8192", *SMALL, *chosen, *flags], port, env):
+        yield port
+
+
+def launch_spec(role: Role, **over: Any) -> LaunchSpec:
+    """An engine of a service with prefill and decode apart, as a pool's is; its fields may be overridden."""
+    kind: dict[str, Any] = {"default_ttft_s": 1.0, "default_tpot_s": 0.1, "disaggregated": True, "kv_lease_s": 6.0}
+    places = {"ports": (free_port(),), "side_channel_host": "127.0.0.1", "side_channel_port": free_port()}
+    model = f"file://{found().models / 'qwen2-5m'}"
+    return LaunchSpec("VLLM", "s", role, role, model, "m", 8192, "default", **(kind | places | over))
+
+
+@contextmanager
+def launched(spec: LaunchSpec, token: str, *flags: str) -> Iterator[Started]:
+    """An engine by the very command that `up` and the operator start it with, and what a CPU needs beside it."""
+    command = engine_command(replace(spec, extra_args=(*SMALL, *flags)))
+    ours = {"PACELINE_TOKEN": token, "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}
+    with started(command.argv, spec.ports[0], {**command.env, **ours}) as engine:
+        yield engine
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A vLLM that serves; `log` is what it says."""
+
+    port: int
+    child: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """At once, with all its processes."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait(10)
+
+
+@contextmanager
+def started(command: Sequence[str], port: int, env: Mapping[str, str] | None = None) -> Iterator[Started]:
+    """One child process until the block ends."""
+    path = f"{found().folder / 'bin'}:{os.environ.get('PATH', '')}"
+    with tempfile.TemporaryDirectory(prefix="paceline-vllm-") as folder:
         log = Path(folder, "log")
-        chosen = [scheduler] if scheduler else []
-        command = [sys.executable, "-m", "paceline_engine.vllm", str(environment.models / model), f"--port={port}"]
-        path = f"{environment.folder / 'bin'}:{os.environ.get('PATH', '')}"
         with log.open("wb") as out:
             child = subprocess.Popen(
-                [*command, *_FLAGS, *chosen, *flags],
+                command,
                 env={**os.environ, **_ENV, "PATH": path, "TMPDIR": folder, **(env or {})},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            try:
-                _await_health(child, port, log)
-                yield port
-            finally:
-                _end(child)
+        try:
+            _await_health(child, port, log)
+            yield Started(port, child, log)
+        finally:
+            _end(child)
 
 
 def _await_health(child: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -51,7 +51,6 @@ def make(model: str, *, ours: bool, ahead: bool = False, blocks: int = 4096, seq
         ),
         cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=True),
         device_config=DeviceConfig("cpu"),
-        additional_config={"paceline": {"tile_tokens": 16}},
     )
     config.scheduler_config.async_scheduling = ahead  # the CPU platform would say no; the scheduler does not mind
     config.cache_config.num_gpu_blocks = blocks

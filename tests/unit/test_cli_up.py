@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from paceline_api.v1alpha1 import Runtime
-from paceline_cli import up
+from paceline_cli import machine, up
 from paceline_cli.__main__ import main
 from paceline_planner.plan import Plan, plan
 
@@ -94,6 +94,7 @@ def test_bad_flags(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("paceline_cli.vllm_here.MAKE", tmp_path / "no checkout")
     flags = [make_file(tmp_path) if flag == "FILE" else flag for flag in flags]
     assert main(["up", *flags, *([] if "--host" in flags else ["--port", "0"])]) == code
     (told,) = capsys.readouterr().err.splitlines()
@@ -126,6 +127,13 @@ def test_the_flags_replace_runtime_and_model_and_what_belongs_to_that_model(tmp_
     assert isinstance(plan(service), Plan)
 
 
+def test_the_flags_of_another_runtime_are_left_out(tmp_path: Path) -> None:
+    file = make_file(tmp_path, engine={"runtime": "Simulated", "extraArgs": ["--noise=0"], "tokenBudget": 512})
+    other, same = (up.read_service(file, name, None).spec.engine for name in ("vllm", "simulated"))
+    assert (other.extra_args, other.token_budget) == ((), 512)
+    assert same.extra_args == ("--noise=0",)
+
+
 @pytest.mark.parametrize(
     ("visible", "devices"),
     [(None, ["0", "1"]), ("4,5,6", ["4", "5", "6"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])],
@@ -133,19 +141,19 @@ def test_the_flags_replace_runtime_and_model_and_what_belongs_to_that_model(tmp_
 )
 def test_devices(visible: str | None, devices: list[str], tmp_path: Path) -> None:
     service = up.read_service(make_file(tmp_path, pools=[mixed(replicas=2)]), "vllm", None)
-    assert up.choose_devices(service, up.make_plan(service, "f"), visible) == devices
+    assert machine.choose_devices(service, up.make_plan(service, "f"), visible) == devices
 
 
 def test_too_few_devices_are_told(tmp_path: Path) -> None:
     service = up.read_service(make_file(tmp_path, pools=[mixed(replicas=2)]), "vllm", None)
-    with pytest.raises(up.CannotRun, match="needs 2 GPUs and CUDA_VISIBLE_DEVICES names 1; name more"):
-        up.choose_devices(service, up.make_plan(service, "f"), "3")
+    with pytest.raises(machine.CannotRun, match="needs 2 GPUs and CUDA_VISIBLE_DEVICES names 1; name more"):
+        machine.choose_devices(service, up.make_plan(service, "f"), "3")
 
 
 def test_free_ports_are_free_and_different() -> None:
-    ports = up.free_ports(16)
+    ports = machine.free_ports(16)
     assert len(set(ports)) == 16
-    assert [up.claim_port("127.0.0.1", port) for port in ports] == ports
+    assert [machine.claim_port("127.0.0.1", port) for port in ports] == ports
 
 
 def test_crds_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

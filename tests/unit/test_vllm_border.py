@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from paceline_engine.pd import KV_PARAMS, prefill_leg
 from paceline_engine.vllm.life import Phase
+from paceline_engine.vllm.passage import Message
 from vllm_double import BEARER, NOW, REMOTE, TOKEN, VLLM, Client, counted, make_border, run
 
 REMOTE |= {"remote_host": "127.0.0.1", "remote_port": 5600, "remote_num_tokens": 3, "tp_size": 1}
@@ -100,9 +101,18 @@ def test_nobody_is_trusted_where_no_token_is_set() -> None:
         ({}, b'{"kv_transfer_params": 7}', 400, "kv_transfer_params must be an object"),
         ({}, b'{"prompt":"a","kv_transfer_params":{"do_remote_prefill":true}}', 400, "is missing"),
         ({}, b"[" * 100_000 + b"]" * 100_000, 400, "nested too deeply"),
+        ({}, b'--x\r\ncontent-disposition: form-data; name="vllm_xargs"\r\n\r\n{}', 400, "into a JSON body only"),
         ({}, b" " * (1 << 19), 413, "larger than"),
     ],
-    ids=["a negative pace", "a huge limit", "no object", "no host", "a deep hole", "a body without end"],
+    ids=[
+        "a negative pace",
+        "a huge limit",
+        "no object",
+        "no host",
+        "a deep hole",
+        "arguments in a form",
+        "a body without end",
+    ],
 )
 def test_what_cannot_be_is_refused_and_told_why(headers: dict[str, str], raw: bytes, status: int, says: str) -> None:
     async def test() -> None:
@@ -164,5 +174,39 @@ def test_reading_routes_are_vllms_own() -> None:
         vllm = VLLM()
         assert (await Client(make_border(vllm)).ask("GET", "/v1/models")).status == 200
         assert vllm.seen[0][0]["path"] == "/v1/models"
+
+    run(test)
+
+
+def test_websockets_are_closed_before_vllm_sees_them() -> None:
+    async def test() -> None:
+        vllm = VLLM()
+        sent: list[str] = []
+
+        async def receive() -> Message:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message["type"])
+
+        await make_border(vllm)({"type": "websocket", "path": "/v1/realtime"}, receive, send)
+        assert (sent, vllm.seen) == (["websocket.close"], [])
+
+    run(test)
+
+
+def test_the_start_is_told_once_the_server_begins() -> None:
+    async def test() -> None:
+        border = make_border(VLLM(), PACELINE_STARTED_S=str(NOW - 42))
+
+        async def receive() -> Message:
+            return {"type": "lifespan.startup"}
+
+        async def send(message: Message) -> None:
+            return
+
+        assert counted(border, "paceline_engine_start_seconds") == 0
+        await border({"type": "lifespan"}, receive, send)
+        assert counted(border, "paceline_engine_start_seconds") == 42
 
     run(test)

@@ -13,7 +13,8 @@ from paceline_engine.vllm import passage
 from paceline_engine.vllm.life import Phase
 from paceline_engine.vllm.passage import Message, Receive, Scope, Send
 from prometheus_client import generate_latest
-from vllm_double import BEARER, EVENT, VLLM, Client, counted, make_border, run, until
+from vllm_double import BEARER, EVENT, VLLM, Client, counted, make_border, run
+from waiting import until
 
 
 def test_a_drain_gives_notice_and_then_refuses_what_is_new() -> None:

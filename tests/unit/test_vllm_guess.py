@@ -10,6 +10,7 @@ from paceline_engine.step_time import Regime, StepShape
 from paceline_engine.vllm.guess import CPU_CORE, GPU, GuessedModel, Shape, fit, guess_table
 
 SMALL = Shape(layers=4, hidden=256, heads=8, kv_heads=4, head_dim=32, intermediate=704)
+NONE = (1e-12, 1e-12, 1e-12)
 FIRST = ((16, 0), (64, 0), (256, 0), (1000, 0), (2048, 0), (1952, 2048))  # (tokens, context): a start-up's prompts
 
 
@@ -100,16 +101,38 @@ def test_predictions_grow_with_the_chunk() -> None:
 
 
 def test_a_coefficient_without_evidence_stays() -> None:
-    k, a, b = fit([(100.0, 0.0, 0.010, 1.0)] * 8 + [(200.0, 0.0, 0.018, 1.0)] * 8, (0.004, 0.00005, 1e-8))
+    k, a, b = fit([(100.0, 0.0, 0.010, 1.0)] * 8 + [(200.0, 0.0, 0.018, 1.0)] * 8, (0.004, 0.00005, 1e-8), NONE)
     assert (k, a) == pytest.approx((0.002, 0.00008), rel=0.1)
     assert b == pytest.approx(1e-8, rel=1e-6)
 
 
 def test_coefficients_are_never_negative() -> None:
-    k, a, b = fit(
-        [(100.0, 1e4, 0.010, 1.0), (200.0, 3e4, 0.008, 1.0), (400.0, 9e4, 0.006, 1.0)] * 4, (0.001, 0.0001, 1e-8)
-    )
-    assert min(k, a, b) >= 0
+    falling = [(100.0, 1e4, 0.010, 1.0), (200.0, 3e4, 0.008, 1.0), (400.0, 9e4, 0.006, 1.0)]
+    assert min(fit(falling * 4, (0.001, 0.0001, 1e-8), NONE)) >= 0
+
+
+def test_a_coefficient_that_was_zero_is_found_again() -> None:
+    model = make_model()
+    for _ in range(4):
+        model.observe(chunk(64, 0), 0.05)
+        model.observe(chunk(640, 0), 0.02)  # as if more tokens took less time
+    truth = machine(0.004, 0.0002, 0.0)
+    for k in range(512):
+        shape = chunk(64 << k % 5, 0)
+        model.observe(shape, truth(shape))
+    for tokens in (128, 1000):
+        assert model.expect(chunk(tokens, 0)) == pytest.approx(truth(chunk(tokens, 0)), rel=0.25)
+
+
+def test_many_shapes_of_decodes_leave_room_for_those_of_prefills() -> None:
+    model = make_model()
+    for decodes in range(8):
+        for context in range(8):
+            shape = StepShape(0, 0.0, 1 << decodes, 1 << decodes + context)
+            model.observe(shape, 0.004)
+    for k in range(8):
+        model.observe(chunk(64, 64 * k), 0.1)
+    assert model.expect(chunk(64, 0)) == pytest.approx(0.1, rel=0.3)
 
 
 def test_a_guess_follows_the_models_shape_and_the_devices() -> None:

@@ -14,7 +14,7 @@ from paceline_engine.policies.stall_free import StallFree
 from paceline_engine.policies.step import Latest, Limits, Step, View
 from paceline_engine.request import Objective
 from paceline_engine.step_time import StepShape, StepTimeModel
-from paceline_engine.vllm.__main__ import PACKAGES, surround, sweep
+from paceline_engine.vllm.__main__ import PACKAGES, main, surround, sweep
 from paceline_engine.vllm.pacer import HELD, PROBE_AFTER_S, BorrowedKV, Pacer
 
 FAST = Objective("fast", 1.0, 0.05, 0.15)
@@ -190,3 +190,24 @@ def test_folders_of_the_dead_are_swept(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     sweep(tmp_path, lambda pid: pid == 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other-1", "paceline-vllm-2", "paceline-vllm-x"]
+
+
+def test_a_wrong_environment_ends_the_program_before_vllm_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vllm").write_text("#!/bin/sh\n")
+    (tmp_path / "vllm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PACELINE_KV_LEASE_S", "soon")
+    with pytest.raises(SystemExit, match="PACELINE_KV_LEASE_S must be seconds"):
+        main([])
+
+
+def test_a_plan_that_spares_decodes_is_not_repeated() -> None:
+    for stages, repeats in ((1, True), (2, False)):
+        pacer = make_pacer(stages=stages)
+        for id_ in "abcd":
+            take(pacer, id_)
+        running(pacer, *"abcd")
+        pacer.plan(1.0)
+        assert (pacer.repeat > 0) == repeats

@@ -1,4 +1,4 @@
-"""NIXL's progress thread pauses between its rounds, however often vLLM loads its plugins."""
+"""NIXL's progress thread pauses between its rounds and pins nobody, however often vLLM loads its plugins."""
 
 from __future__ import annotations
 
@@ -42,6 +42,28 @@ def test_a_second_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     first = bindings.nixlAgent
     tame()
     assert bindings.nixlAgent is first
+
+
+@pytest.mark.parametrize(("is_cpu", "cores"), [(True, []), (False, [[0, 1]])], ids=["on a CPU", "on a GPU"])
+def test_on_a_cpu_no_core_is_kept_for_transfers(
+    is_cpu: bool, cores: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Platform:
+        @classmethod
+        def discover_numa_topology(cls) -> list[list[int]]:
+            return [[0, 1]]
+
+        def is_cpu(self) -> bool:
+            return is_cpu
+
+    platforms = ModuleType("vllm.platforms")
+    platforms.__dict__["current_platform"] = Platform()
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    make_nixl(monkeypatch)
+    tame()
+    tame()
+    assert Platform.discover_numa_topology() == cores
 
 
 def test_without_nixl_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`vllm serve` with our scheduler against vLLM's own, over HTTP: same answers, short gaps, our metrics on its page.
 
-Both engines serve the 5 M model on one core, one after the other; limits hold on a machine that others use too.
+Both engines serve the 5 M model on one core each, and are measured in turns: whatever else the machine does falls on
+both. Where it does so much that streams stall without a prompt, the quietest of three tries counts, and by how much.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
-from gaps import Measured, Stream, complete, measure, prompt, quantile
+from gaps import Measured, Stream, complete, measure, prompt, quantile, together
 from prometheus_client.parser import text_string_to_metric_families
 from vllm_engine import serving
 
@@ -76,19 +77,36 @@ def scrape(port: int) -> dict[str, float]:
         }
 
 
-def observe(port: int, headers: Mapping[str, str]) -> Seen:
-    seen = Seen()
+def first_requests(port: int, headers: Mapping[str, str]) -> Seen:
     for tokens in (16, 64, 256, 1000, LONG_TOKENS):  # what the machine is like
         ask(port, prompt(tokens, tokens), {}, 8)
-    seen.answers = [ask(port, tokens, headers) for tokens in PROMPTS]
-    seen.measured = [
-        asyncio.run(measure(port, long_tokens=LONG_TOKENS, rounds=ROUNDS, streams=streams, headers=headers))
-        for streams in (1, 4)
-    ]
+    return Seen([ask(port, tokens, headers) for tokens in PROMPTS])
+
+
+def last_requests(port: int, headers: Mapping[str, str], seen: Seen) -> None:
     asyncio.run(leave_early(port))
     seen.after_abort = ask(port, PROMPTS[1], headers)
     seen.metrics = scrape(port)
-    return seen
+
+
+def noise_ms(*runs: Measured) -> float:
+    """What 1 % of the gaps exceed while no prompt is computed."""
+    return max(1e3 * quantile(run.quiet_s, 0.99) for run in runs)
+
+
+def in_turns(streams: int, *sides: tuple[int, Mapping[str, str]]) -> tuple[Measured, ...]:
+    """Each side measured so many times in turn; once more, and up to three times, while the machine is busy."""
+    tries: list[tuple[Measured, ...]] = []
+    while len(tries) < 3 and not any(noise_ms(*runs) <= LIMIT_MS / 2 for runs in tries):
+        rounds = [
+            [
+                asyncio.run(measure(port, long_tokens=LONG_TOKENS, rounds=1, streams=streams, seed=k, headers=headers))
+                for port, headers in sides
+            ]
+            for k in range(ROUNDS)
+        ]
+        tries.append(tuple(together(side) for side in zip(*rounds, strict=True)))
+    return min(tries, key=lambda runs: noise_ms(*runs))
 
 
 def provoke(port: int, seen: Seen) -> None:
@@ -116,18 +134,32 @@ def provoke(port: int, seen: Seen) -> None:
 
 
 @pytest.fixture(scope="module")
-def ours() -> Iterator[Seen]:
-    border = "--middleware=paceline_engine.vllm.border.Border"
-    with serving("qwen2-5m", "--no-enable-prefix-caching", border, env={"PACELINE_TOKEN": TOKEN}) as port:
-        seen = observe(port, BEARER | {"x-slo-tpot-ms": f"{LIMIT_MS}", "x-slo-max-stall-ms": f"{LIMIT_MS}"})
-        provoke(port, seen)
-        yield seen
+def both() -> tuple[Seen, Seen]:
+    border, no_cache = "--middleware=paceline_engine.vllm.border.Border", "--no-enable-prefix-caching"
+    paced = BEARER | {"x-slo-tpot-ms": f"{LIMIT_MS}", "x-slo-max-stall-ms": f"{LIMIT_MS}"}
+    with (
+        serving("qwen2-5m", no_cache, border, env={"PACELINE_TOKEN": TOKEN}) as port,
+        serving("qwen2-5m", no_cache, scheduler="") as stock_port,
+    ):
+        ours, stock = first_requests(port, paced), first_requests(stock_port, {})
+        for streams in (1, 4):
+            runs = in_turns(streams, (port, paced), (stock_port, {}))
+            for seen, run in zip((ours, stock), runs, strict=True):
+                seen.measured.append(run)
+        last_requests(port, paced, ours)
+        last_requests(stock_port, {}, stock)
+        provoke(port, ours)
+    return ours, stock
 
 
 @pytest.fixture(scope="module")
-def stock() -> Iterator[Seen]:
-    with serving("qwen2-5m", "--no-enable-prefix-caching", scheduler="") as port:
-        yield observe(port, {})
+def ours(both: tuple[Seen, Seen]) -> Seen:
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def stock(both: tuple[Seen, Seen]) -> Seen:
+    return both[1]
 
 
 def test_greedy_answers_are_those_of_vllms_own_scheduler(ours: Seen, stock: Seen) -> None:
@@ -135,28 +167,25 @@ def test_greedy_answers_are_those_of_vllms_own_scheduler(ours: Seen, stock: Seen
     assert len(set(ours.answers)) == len(PROMPTS)
 
 
-def need_a_quiet_machine(*everyone: Seen) -> None:
-    """Where streams stall with nothing else to do, their gaps under a prompt say nothing of the scheduler."""
-    worst_ms = max(1e3 * quantile(run.quiet_s, 0.99) for seen in everyone for run in seen.measured)
-    if worst_ms > LIMIT_MS / 2:
-        pytest.skip(f"the machine is busy: without a prompt, 1 % of the gaps exceed {worst_ms:.0f} ms")
-
-
 @pytest.mark.parametrize("streams", [1, 4])
 def test_gaps_under_long_prompts_stay_near_the_limit(ours: Seen, stock: Seen, streams: int) -> None:
-    need_a_quiet_machine(ours, stock)
-    ran, theirs = (seen.measured[(1, 4).index(streams)].gaps_s for seen in (ours, stock))
-    p99_ms, theirs_ms = 1e3 * quantile(ran, 0.99), 1e3 * quantile(theirs, 0.99)
-    print(f"{streams} streams: p99 of gaps {p99_ms:.1f} ms, vLLM's own {theirs_ms:.1f} ms")
-    assert quantile(ran, 0.95) <= LIMIT_MS / 1e3
-    assert p99_ms <= 1.5 * LIMIT_MS
-    assert p99_ms <= theirs_ms / 5
+    run, other = (seen.measured[(1, 4).index(streams)] for seen in (ours, stock))
+    busy_ms = noise_ms(run, other)
+    p99_ms, theirs_ms = 1e3 * quantile(run.gaps_s, 0.99), 1e3 * quantile(other.gaps_s, 0.99)
+    print(f"{streams} streams: p99 of gaps {p99_ms:.1f} ms, vLLM's own {theirs_ms:.1f} ms, no prompt {busy_ms:.1f} ms")
+    if busy_ms <= LIMIT_MS / 2:
+        assert 1e3 * quantile(run.gaps_s, 0.95) <= LIMIT_MS
+        assert p99_ms <= 1.5 * LIMIT_MS
+        assert p99_ms <= theirs_ms / 5
+    assert p99_ms <= 1.5 * LIMIT_MS + 4 * busy_ms
+    assert p99_ms <= theirs_ms / 2
 
 
 def test_the_long_prompt_is_not_starved(ours: Seen, stock: Seen) -> None:
-    need_a_quiet_machine(ours, stock)
-    ran, theirs = (quantile(seen.measured[0].long_ttft_s, 0.5) for seen in (ours, stock))
-    assert ran <= 2.5 * theirs
+    run, other = ours.measured[0], stock.measured[0]
+    ran, theirs = (quantile(measured.long_ttft_s, 0.5) for measured in (run, other))
+    print(f"TTFT of the long prompt {ran:.2f} s, vLLM's own {theirs:.2f} s")
+    assert ran <= (2.5 if noise_ms(run, other) <= LIMIT_MS / 2 else 6.0) * theirs
 
 
 def test_the_scheduler_shows_itself_on_vllms_page(ours: Seen) -> None:
@@ -166,8 +195,8 @@ def test_the_scheduler_shows_itself_on_vllms_page(ours: Seen) -> None:
     assert m["paceline_step_seconds_count measured"] == m["paceline_step_seconds_count predicted"] > 1000
     assert m["paceline_step_tokens_sum prefill"] >= 2 * ROUNDS * LONG_TOKENS
     assert 0 < m["paceline_token_budget_tokens"] <= 2048
-    for name in ("paceline_stalls_total", "paceline_engine_misses_total ttft", "paceline_engine_misses_total tpot"):
-        assert m[name] >= 0
+    assert m["paceline_engine_misses_total ttft"] == 0, "nobody has named a limit that could be missed"
+    assert {"paceline_stalls_total", "paceline_engine_misses_total tpot"} <= m.keys()
     assert any(name.startswith("paceline_engine_info") for name in m)
 
 

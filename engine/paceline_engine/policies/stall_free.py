@@ -3,8 +3,10 @@
 The limit of a step is the time until the first decode, run at the decode-only pace from then on, would miss its mean
 TPOT or stall; below it, a step is as long as computes prompts fastest in the long run. Prefill chunks fill that time in
 the order of their deadlines. What cannot be saved any more no longer bounds the others: a lost decode leaves the limit,
-a lost prefill goes to a background queue with a small share, and so does one that would cost others theirs. Goes beyond
-Sarathi-Serve's fixed budget (OSDI'24, Algorithm 3). Pure.
+a lost prefill goes to a background queue with a small share, and so does one that would cost others theirs. A prompt
+that joined is never starved: a stall limit that no step with a prompt can keep gives way to the smallest one, and where
+means leave no room either, prompts have a tenth of the time. Goes beyond Sarathi-Serve's fixed budget (OSDI'24,
+Algorithm 3). Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import inf
+from math import inf, isnan, nan
 
 from paceline_engine.budget import StepLoad, best_pace, largest_chunk
 from paceline_engine.lengths import OutputLengths
@@ -33,6 +35,7 @@ LOST_SHARE = 0.02  # of prefill tokens, for prefills that miss anyway, while oth
 RESERVE = 2.0  # margins, of the tightest TPOT: no later step makes up for an error in a request's last ones
 MOST_RESERVED = 0.5  # of the tightest TPOT, while the margin is a guess
 STALL_SHARE = 0.7  # of the stall cap: one long step stalls every decode at once
+OVERDUE_S, OVERDUE_SHARE = 1.0, 0.1  # a prompt that has fitted into no step for so long has this share of the time
 
 
 @dataclass(slots=True)
@@ -60,6 +63,7 @@ class StallFree(Latest):
     transfer_s: float = 0.0
     delay_s: float = 0.002  # engine to router
     _lost_credit: float = field(default=0.0, init=False)
+    _prefill_s: float = field(default=nan, init=False)  # when a prompt last ran, or began to fit into no step
 
     def plan(self, view: View, start_s: float) -> Step:
         owed = self._owed(view, start_s)
@@ -94,7 +98,7 @@ class StallFree(Latest):
         from_s = earliest_s + min(RESERVE * margin, MOST_RESERVED) * tightest
         crowded = joining is not None or pace_s > CROWDED_SHARE * tightest
         hard = 1.0 / (1.0 + margin)
-        limit, even, growth = inf, inf, 0
+        limit, even, mean, growth = inf, inf, inf, 0
         run: list[Request] = []
         waits: list[tuple[float, int]] = []
         for i, (r, left) in enumerate(zip(decodes, self.lengths.medians(decodes), strict=True)):  # inlined: the hottest
@@ -110,8 +114,11 @@ class StallFree(Latest):
                 h, due = 1, inf
                 slack, stall = r.ttft_deadline_s - earliest_s, objective.max_stall_s
             r.lost = lost = slack < pace_s and _due_s(r, left) - left * pace_s < start_s
-            if not lost and due < even * h:
-                even = due / h
+            if not lost:
+                if due < even * h:
+                    even = due / h
+                if slack < mean:
+                    mean = slack
             bound = stall if lost or stall < slack else slack
             may_wait = crowded and emitted and not lost and objective.tpot_s >= SIT_OUT_FACTOR * tightest
             if may_wait and bound - pace_s > max(pace_s, tightest):  # it sits out, and must still make the next
@@ -122,6 +129,9 @@ class StallFree(Latest):
             if bound < limit:
                 limit = bound
         load = StepLoad(len(run), context if len(run) == len(decodes) else sum(r.total_tokens for r in run))
+        if joining is not None:
+            cap_s = (STALL_SHARE * min([r.objective.max_stall_s for r in decodes]) - self.delay_s) * hard
+            limit = max(limit, min(self._soft_s(view, load, cap_s), mean))
         patient = [decodes[i] for _, i in sorted(waits)]
         return _Owed(limit, even, pace_s, run, patient, load, tightest, loosest, growth, context)
 
@@ -141,6 +151,12 @@ class StallFree(Latest):
             count, context = count + 1, context + joining.total_tokens
         return self.model.predict4(0, 0.0, count, context)
 
+    def _soft_s(self, view: View, load: StepLoad, cap_s: float) -> float:
+        """How far the stall cap gives way: to the least step with a prompt, where not even a fresh cap holds one."""
+        deepest = max([r.computed_tokens for r in (*view.partials, *view.waiting[:MAX_PARTIALS])])
+        least_s = load.seconds(self.model, view.limits.tile_tokens, deepest)
+        return least_s if least_s > cap_s else 0.0
+
     def _with_patient(self, owed: _Owed, limit_s: float) -> list[Request]:
         """Who must run, and as many of the patient as the step has time for: what they hold is KV that others need."""
         load, patient = owed.load, owed.patient
@@ -157,7 +173,7 @@ class StallFree(Latest):
         load = owed.load
         savable, lost, limit = self._queues(view, owed, start_s)
         chosen: list[Request] = []
-        shut = False  # what gives way to others and cannot join must not keep them out
+        shut, kept_out = False, False  # what gives way to others and cannot join must not keep them out
         kv_left = view.kv.available - view.kv.blocks_for(owed.growth_tokens)
         for r, is_lost in self._turns(savable, lost):
             fresh = not r.blocks
@@ -170,6 +186,8 @@ class StallFree(Latest):
                     continue
             due_s = inf if is_lost else max(r.ttft_deadline_s - self.transfer_s - self.delay_s - start_s, 0.0)
             chunk = self._chunk(load, r, limit, due_s, view)
+            if chunk <= 0 and not chosen:
+                chunk, kept_out = self._overdue(load, r, start_s, view), True
             if chunk <= 0 or (chunk < r.left_tokens and fresh and len(view.partials) >= MAX_PARTIALS):
                 break
             if chosen and due_s < limit and load.seconds(self.model, chunk, r.computed_tokens) > due_s:
@@ -181,6 +199,8 @@ class StallFree(Latest):
             limit = min(limit, due_s)
             if chunk < r.left_tokens:
                 break
+        if chosen or not kept_out:
+            self._prefill_s = nan
         self._lost_credit = min(max(self._lost_credit, 0.0), float(view.limits.max_batched_tokens))
         return chosen, load.prefill_tokens
 
@@ -209,6 +229,17 @@ class StallFree(Latest):
                 break
         return chunk
 
+    def _overdue(self, load: StepLoad, r: Request, start_s: float, view: View) -> int:
+        """Tokens of a prompt that fits into no step: none before it has waited, then what its share computes."""
+        if isnan(self._prefill_s):
+            self._prefill_s = start_s
+        waited_s = start_s - self._prefill_s
+        if waited_s < OVERDUE_S:
+            return 0
+        least_s = load.seconds(self.model, view.limits.tile_tokens, r.computed_tokens)
+        share_s = load.seconds(self.model) + OVERDUE_SHARE * waited_s
+        return self._chunk(load, r, max(least_s, share_s), inf, view)
+
     def _turns(self, savable: list[Request], lost: list[Request]) -> Iterable[tuple[Request, bool]]:
         """Whose turn it is: lost prefills first when their credit covers one, else after all savable ones."""
         early = 1 if lost and savable and self._lost_credit >= lost[0].left_tokens else 0
@@ -232,6 +263,8 @@ class StallFree(Latest):
         if view.kv.blocks_for(r.total_tokens + expected) > kv_left - kept * view.kv.capacity:
             return False
         tightest = min(owed.tightest_tpot_s, r.objective.tpot_s)
+        if self.model.predict4(0, 0.0, 1, r.total_tokens) > tightest:  # nobody keeps it even alone: it binds nobody
+            tightest = inf
         weight, context, weighed = 1.0, float(r.total_tokens), view.partials
         if tightest < owed.loosest_tpot_s:
             weighed = [*view.decodes, *view.partials]

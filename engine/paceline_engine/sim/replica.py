@@ -8,7 +8,7 @@ request is ever lost: each one ends in exactly one of finished, aborted or expir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
@@ -100,6 +100,11 @@ class Replica:
     @property
     def requests(self) -> int:
         return len(self._live)
+
+    @property
+    def residents(self) -> Collection[Request]:
+        """All that are here and not finished, whatever they wait for."""
+        return self._live.values()
 
     @property
     def capacity_tokens(self) -> int:
@@ -355,5 +360,5 @@ class Replica:
 
     def holders(self) -> Iterator[Request | Parked]:
         """Everything that holds KV, for conservation checks."""
-        yield from self._live.values()
+        yield from self.residents
         yield from self.parked.values()

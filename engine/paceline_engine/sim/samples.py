@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from paceline_engine.sim.engine import Engine
 from paceline_engine.sim.metrics import Sample, labels
 from paceline_engine.step_time import Regime
+from paceline_engine.work import CONTEXT_TOKENS, PACE, PACED_REQUESTS, QUEUED_TOKENS, work_of
 
 
 def samples(engine: Engine) -> Iterable[Sample]:
@@ -18,6 +19,7 @@ def samples(engine: Engine) -> Iterable[Sample]:
     yield from _vllm(engine)
     yield from _step_time(engine)
     yield from _paceline(engine)
+    yield from _work(engine)
 
 
 def _vllm(engine: Engine) -> Iterable[Sample]:
@@ -74,3 +76,11 @@ def _paceline(engine: Engine) -> Iterable[Sample]:
     for result, count in metrics.legs.items():
         yield "counter", "paceline_engine_legs", f'result="{result}"', count
     yield "gauge", "paceline_engine_legs_in_progress", "", engine.in_progress
+
+
+def _work(engine: Engine) -> Iterable[Sample]:
+    work = work_of(engine.replica.residents)
+    yield "gauge", QUEUED_TOKENS, "", work.queued_tokens
+    yield "gauge", CONTEXT_TOKENS, "", work.context
+    for tpot_s, count in work.paces.items():
+        yield "gauge", PACED_REQUESTS, labels({PACE: tpot_s}), count

@@ -11,12 +11,14 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from paceline_engine.vllm.metrics import DIRECTORY
+from paceline_engine.vllm.rules import STARTED_S, InvalidRules, read_rules
 
 PACKAGES = ("paceline_api", "paceline_engine")
 PLUGIN = "paceline_engine.vllm.progress_thread:tame"
@@ -60,14 +62,19 @@ def _is_alive(pid: int) -> bool:
 
 
 def main(argv: list[str]) -> NoReturn:
+    started_s = time.time()
     program = shutil.which("vllm")
     if program is None:
         sys.exit("paceline_engine.vllm: PATH has no vllm; where there is no GPU, `make vllm` makes one")
+    try:
+        read_rules(os.environ)  # within vLLM, a border that cannot be made would only be logged
+    except InvalidRules as e:
+        sys.exit(f"paceline_engine.vllm: {e}")
     parent = Path(tempfile.gettempdir())
     sweep(parent, _is_alive)
     env = surround(parent / f"{PREFIX}{os.getpid()}", os.environ)
     sys.stdout.flush()
-    os.execve(program, [program, "serve", *argv], env)
+    os.execve(program, [program, "serve", *argv], {**env, STARTED_S: str(started_s)})
 
 
 if __name__ == "__main__":

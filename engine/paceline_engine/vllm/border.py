@@ -45,6 +45,8 @@ _READS = ("GET", "HEAD", "OPTIONS")
 _HEALTH_TIMEOUT_S = 2.0
 _FORBIDDEN = Refused(f"{headers.TOKEN} is missing or wrong", status=403, code="forbidden")
 _DEEP = Refused("the body is nested too deeply")
+_XARGS = b"xargs"  # vLLM takes vllm_xargs from forms too, in which they are not looked for
+_IN_A_FORM = Refused("vllm_xargs go into a JSON body only", "vllm_xargs")
 
 
 class BorderMetrics:
@@ -52,6 +54,7 @@ class BorderMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.legs = Counter("paceline_engine_legs", "Requests by their end", ("result",), registry=registry)
+        self.received = Counter("paceline_engine_legs_received", "Requests", (), registry=registry)
         self.in_progress = Gauge(
             "paceline_engine_legs_in_progress",
             "Requests that have not ended",
@@ -65,6 +68,12 @@ class BorderMetrics:
             "paceline_dropped_fields", "Requests with fields that only the router may send", (), registry=registry
         )
         self.in_progress.set(0)
+        self.start_s = Gauge(
+            "paceline_engine_start_seconds",
+            "From the start of the process until it serves",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
 
 
 class Border:
@@ -87,8 +96,13 @@ class Border:
         self.life = Life(self.rules, self._cut)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":  # begins when vLLM has loaded, and is about to listen
             self.life.mind_sigterm()
+            if self.rules.started_s:
+                self.metrics.start_s.set(self._now() - self.rules.started_s)
+        if scope["type"] == "websocket":  # the router sends none, and what comes in one is not looked at here
+            await send({"type": "websocket.close", "code": 1008, "reason": "no websockets"})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -109,6 +123,7 @@ class Border:
     async def _pass(self, given: Given, receive: Receive, send: Send, *, trusted: bool) -> None:
         """To vLLM and back, or a refusal."""
         raw: bytes | None = None
+        self.metrics.received.inc()
         try:
             if self.life.phase is not Phase.DRAINING:
                 raw = await read_body(receive, self.rules.max_body_bytes)
@@ -135,11 +150,11 @@ class Border:
         await self._carry(passage, given.stripped(len(raw)))
 
     def _read(self, given: Given, raw: bytes, *, trusted: bool) -> tuple[bytes, Leg] | Refused:
-        """The bytes that go on. The parser is vLLM's: what is no JSON here is none there, and left to it to refuse."""
+        """The bytes that go on. The parser is vLLM's: what is no JSON here is none there, and left to it."""
         try:
             body: object = json.loads(raw)
         except ValueError:
-            return raw, Leg.WHOLE
+            return _IN_A_FORM if _XARGS in raw else (raw, Leg.WHOLE)
         now = self._now()
         admitted = admit(given.scope["path"], body, given.header, self.rules, trusted=trusted, now=now)
         if isinstance(admitted, Refused):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import median
 
 import numpy as np
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from paceline_engine.step_time import MAX_STEP_S, Regime, StepShape, StepTable, StepTimeModel
 
 LONGEST_TOKENS, MOST_DECODES = 8192, 256  # where the lines' second knots lie; they go on beyond
-PER_SHAPE, SHAPES = 16, 48  # samples kept of a batch shape, and shapes kept
+PER_SHAPE, SHAPES = 16, 48  # samples kept of a batch shape, and shapes kept of a regime
+LEAST = 0.01  # of a first guess's coefficient: what the scale of one that was fitted to less is
 FIT_AT = (4, 8, 16, 32, 64, 128)  # observations of a regime, and every 128th
 FEW = 16  # below it nothing is said about how late steps are
 RIDGE = 1e-3  # what a coefficient's relative distance from the last one weighs beside a sample's relative error
@@ -88,20 +90,23 @@ def guess_table(shape: Shape, machine: Machine, model: str, devices: int, kv_tok
 
 
 Sample = tuple[float, float, float, float]  # x, z, seconds, weight
+Line = tuple[float, float, float]
 
 
-def fit(samples: list[Sample], last: tuple[float, float, float]) -> tuple[float, float, float]:
+def fit(samples: list[Sample], last: Line, least: Line) -> Line:
     """(k, a, b) ≥ 0 of seconds ≈ k + a·x + b·z, robust, in relative error.
 
-    `last` is what they are drawn to where the samples do not tell: three equations of unit weight, scaled by RIDGE.
+    `last` is what they are drawn to where the samples do not tell: three equations of unit weight, scaled by RIDGE and
+    by the coefficient, or by `least` where it is smaller, so that none stays at zero.
     """
     data = np.array(samples)
-    scale = np.maximum(np.array(last), 1e-12)
+    scale = np.maximum(np.array(last), np.array(least))
+    drawn_to = np.array(last) / scale
     rows = np.column_stack((np.ones(len(data)), data[:, :2])) * scale / data[:, 2:3]
     weight = data[:, 3]
     found = np.ones(3)
     for _ in range(6):
-        found = _non_negative(rows, weight)
+        found = _non_negative(rows, weight, drawn_to)
         error = np.abs(rows @ found - 1.0)
         limit = 1.345 * max(0.02, 1.4826 * float(np.median(error)))
         weight = data[:, 3] * np.minimum(1.0, limit / np.maximum(error, 1e-9)) ** 2
@@ -109,11 +114,14 @@ def fit(samples: list[Sample], last: tuple[float, float, float]) -> tuple[float,
     return k, a, b
 
 
-def _non_negative(rows: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weighted least squares of rows·c = 1 with c ≥ 0, drawn to 1: coefficients that would be negative are 0."""
+Vector = NDArray[np.float64]
+
+
+def _non_negative(rows: Vector, weight: Vector, drawn_to: Vector) -> Vector:
+    """Weighted least squares of rows·c = 1 with c ≥ 0, drawn to some: coefficients that would be negative are 0."""
     weighted = rows * weight[:, None]
     left = weighted.T @ rows + RIDGE * np.eye(3)
-    right = weighted.sum(axis=0) + RIDGE
+    right = weighted.sum(axis=0) + RIDGE * drawn_to
     free = [0, 1, 2]
     found = np.zeros(3)
     while free:
@@ -135,7 +143,8 @@ class GuessedModel(StepTimeModel):
 
     def __init__(self, table: StepTable) -> None:
         super().__init__(table)
-        self._kept: dict[tuple[int, ...], deque[tuple[StepShape, float]]] = {}
+        self._kept: dict[Regime, dict[tuple[int, ...], deque[tuple[StepShape, float]]]] = {r: {} for r in Regime}
+        self._least = {regime: _scaled(_line(table, regime), LEAST) for regime in Regime}
         self._latest: deque[tuple[StepShape, float]] = deque(maxlen=FIT_AT[-1])  # steps with prefills
         self._observed = dict.fromkeys(Regime, 0)
         self.late_s = 0.0
@@ -176,11 +185,12 @@ class GuessedModel(StepTimeModel):
         key: tuple[int, ...]
         if regime is Regime.MIXED:
             depth = int(shape.prefill_pairs / shape.prefill_tokens)
-            key = (1, shape.prefill_tokens.bit_length(), depth.bit_length(), shape.decodes.bit_length())
+            key = (shape.prefill_tokens.bit_length(), depth.bit_length(), shape.decodes.bit_length())
         else:
-            key = (0, shape.decodes.bit_length(), (shape.decode_context // shape.decodes).bit_length())
-        if key in self._kept or len(self._kept) < SHAPES:
-            self._kept.setdefault(key, deque(maxlen=PER_SHAPE)).append((shape, measured_s))
+            key = (shape.decodes.bit_length(), (shape.decode_context // shape.decodes).bit_length())
+        kept = self._kept[regime]
+        if key in kept or len(kept) < SHAPES:
+            kept.setdefault(key, deque(maxlen=PER_SHAPE)).append((shape, measured_s))
 
     def _judge(self) -> None:
         """How late small steps are; large ones would pass off an error of the line as disturbance."""
@@ -190,35 +200,41 @@ class GuessedModel(StepTimeModel):
         self.late_s = max(late[len(late) * 95 // 100], 0.0)
 
     def _fit(self, regime: Regime) -> None:
-        """A new table for the regime, on which everything that is kept is observed again."""
-        table = self.table
-        (_, at_1, kv_s), (_, at_most, _) = table.decode
+        """A new table for the regime, fitted on everything that is kept."""
+        table, last, least = self.table, _line(self.table, regime), self._least[regime]
         if regime is Regime.DECODE:
-            slope = (at_most - at_1) / (MOST_DECODES - 1)
             rows = [(float(x.decodes), float(x.decode_context), y, w) for x, y, w in self._samples(regime)]
-            k, a, kv_s = fit(rows, (at_1 - slope, slope, kv_s))
-            decode = tuple((n, max(k + n * a, FASTEST_S), kv_s) for n in (1, MOST_DECODES))
-            table = replace(table, decode=decode)
+            k, a, kv_s = fit(rows, last, least)
+            table = replace(table, decode=tuple((n, max(k + n * a, FASTEST_S), kv_s) for n in (1, MOST_DECODES)))
         else:
-            (_, first), (_, last) = table.linear
-            slope = (last - first) / (LONGEST_TOKENS - 1)
+            kv_s = table.decode[0][2]
             rows = [
                 (float(x.prefill_tokens + x.decodes), x.prefill_pairs, max(y - kv_s * x.decode_context, FASTEST_S), w)
                 for x, y, w in self._samples(regime)
             ]
-            k, a, pair_s = fit(rows, (first - slope, slope, table.pair_s))
+            k, a, pair_s = fit(rows, last, least)
             linear = tuple((n, max(k + n * a, FASTEST_S)) for n in (1, LONGEST_TOKENS))
             table = replace(table, linear=linear, pair_s=pair_s)
-        ignored = self.ignored
-        super().__init__(table)
-        self.ignored = ignored
-        for kept in self._kept.values():
-            for shape, measured_s in kept:
-                super().observe(shape, measured_s)
+        self.restart(table, chain.from_iterable(chain(*(shapes.values() for shapes in self._kept.values()))))
 
     def _samples(self, regime: Regime) -> Iterator[tuple[StepShape, float, float]]:
         """(shape, seconds, weight): a batch shape weighs as the root of its samples, lest the frequent one be all."""
-        for key, kept in self._kept.items():
-            if key[0] == (regime is Regime.MIXED):
-                for shape, measured_s in kept:
-                    yield shape, measured_s, len(kept) ** -0.5
+        for kept in self._kept[regime].values():
+            for shape, measured_s in kept:
+                yield shape, measured_s, len(kept) ** -0.5
+
+
+def _line(table: StepTable, regime: Regime) -> Line:
+    """Constant, slope and what the context costs."""
+    if regime is Regime.DECODE:
+        (_, first, kv_s), (_, last, _) = table.decode
+        slope = (last - first) / (MOST_DECODES - 1)
+        return first - slope, slope, kv_s
+    (_, first), (_, last) = table.linear
+    slope = (last - first) / (LONGEST_TOKENS - 1)
+    return first - slope, slope, table.pair_s
+
+
+def _scaled(line: Line, factor: float) -> Line:
+    k, a, b = line
+    return factor * k, factor * a, factor * b

@@ -22,8 +22,8 @@ logger = init_logger(f"vllm.{__name__}")  # vLLM prints what is below its own na
 CPU_TILE_TOKENS = 16  # smaller chunks cost a CPU nothing more; a GPU's tile is Limits' default
 
 
-def tile_tokens(settings: Settings) -> int:
-    return settings.tile_tokens or (CPU_TILE_TOKENS if current_platform.is_cpu() else Limits().tile_tokens)
+def tile_tokens() -> int:
+    return CPU_TILE_TOKENS if current_platform.is_cpu() else Limits().tile_tokens
 
 
 def step_times(settings: Settings, config: VllmConfig) -> StepTimeModel:

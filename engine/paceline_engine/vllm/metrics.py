@@ -16,6 +16,7 @@ from paceline_engine.sim.metrics import ITERATION_TOKENS, STEP_S
 from paceline_engine.step_time import Regime, StepTimeModel
 from paceline_engine.vllm.pacer import Counts, Landed
 from paceline_engine.vllm.settings import Settings
+from paceline_engine.work import CONTEXT_TOKENS, NO_WORK, PACE, PACED_REQUESTS, QUEUED_TOKENS, Work
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 EVERY_STEPS = 16  # how often what changes slowly is written again
@@ -60,6 +61,17 @@ class SchedulerMetrics:
         )
         self._ttft, self._tpot = (misses.labels(*self._values, c) for c in ("ttft", "tpot"))
         self._budget.set(limits.max_batched_tokens)
+        parked = gauge("paceline_kv_parked_requests", "Requests that ended here whose KV somebody is to read")
+        self._parked = parked.labels(*self._values)
+        lost = Counter(
+            "paceline_kv_transfer_failures", "KV that could not be had", (*names, "cause"), registry=registry
+        )
+        self._lost = lost.labels(*self._values, "unread")  # vLLM's connector does not tell the scheduler why
+        self._queued = gauge(QUEUED_TOKENS, "Prompt tokens to be computed").labels(*self._values)
+        self._context = gauge(CONTEXT_TOKENS, "Context of all that decode or will").labels(*self._values)
+        self._paced = gauge(PACED_REQUESTS, "Requests that decode or will, by their TPOT limit", PACE)
+        self._paces: set[float] = set()
+        self.in_hand(NO_WORK, 0)
 
     def on_step(self, landed: Landed, budget_tokens: int, counts: Counts, model: StepTimeModel) -> None:
         """One step's result."""
@@ -78,6 +90,19 @@ class SchedulerMetrics:
         if self._steps % EVERY_STEPS == 0:
             self.show(model)
         self._steps += 1
+
+    def in_hand(self, work: Work, parked: int) -> None:
+        """What the engine has to do, and of how many requests it only keeps the KV."""
+        self._queued.set(work.queued_tokens)
+        self._context.set(work.context)
+        self._parked.set(parked)
+        self._paces |= work.paces.keys()
+        for tpot_s in self._paces:
+            self._paced.labels(*self._values, str(tpot_s)).set(work.paces.get(tpot_s, 0))
+
+    def on_lost_kv(self, requests: int) -> None:
+        """So many could not read their KV."""
+        self._lost.inc(requests)
 
     def show(self, model: StepTimeModel) -> None:
         """The state of the step-time model."""

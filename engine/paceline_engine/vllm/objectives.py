@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 
+from paceline_api.slo import STALL_PER_TPOT
+
 from paceline_engine.request import Objective
 
 CLASS, TTFT_MS, TPOT_MS, MAX_STALL_MS = "slo_class", "slo_ttft_ms", "slo_tpot_ms", "slo_max_stall_ms"
-STALL_FACTOR = 3  # of TPOT, where no stall limit is given (DESIGN §1)
 LONGEST_MS = 1e9
 # What a limit is where others are given and neither the request nor a default class names it: no reason to hurry.
 LAX_TTFT_S, LAX_TPOT_S = 60.0, 1.0
 # For requests without an objective beside others that have one: they run when nobody else is in need.
-BEST_EFFORT = Objective("", LAX_TTFT_S, LAX_TPOT_S, STALL_FACTOR * LAX_TPOT_S)
+BEST_EFFORT = Objective("", LAX_TTFT_S, LAX_TPOT_S, STALL_PER_TPOT * LAX_TPOT_S)
 
 
 def read_objective(extra: Mapping[str, object] | None, default: Objective | None) -> Objective | None:
@@ -34,7 +35,7 @@ def read_objective(extra: Mapping[str, object] | None, default: Objective | None
     fallback = default or BEST_EFFORT
     pace = fallback.tpot_s if tpot is None else tpot
     if stall is None:
-        stall = fallback.max_stall_s if tpot is None else STALL_FACTOR * tpot
+        stall = fallback.max_stall_s if tpot is None else STALL_PER_TPOT * tpot
     name = extra.get(CLASS)
     class_name = name if isinstance(name, str) and 0 < len(name) <= 63 else fallback.class_name
     return Objective(class_name, fallback.ttft_s if ttft is None else ttft, pace, stall)

@@ -17,7 +17,7 @@ from typing import Any
 from paceline_engine.kv_blocks import KVBlocks
 from paceline_engine.lengths import OutputLengths
 from paceline_engine.policies.step import Limits, Policy, Step, View
-from paceline_engine.request import Objective, Request
+from paceline_engine.request import Leg, Objective, Request
 from paceline_engine.step_time import StepShape, StepTimeModel
 from paceline_engine.vllm.objectives import BEST_EFFORT
 
@@ -45,6 +45,7 @@ class Tracked(Request):
 
     handle: Any = None  # vLLM's own request
     paced: bool = False  # it has an objective, or its service's class has
+    is_looked_up: bool = False  # in vLLM's prefix cache
     out_tokens: int = 0
     out_s: float = nan
 
@@ -130,7 +131,14 @@ class Pacer:
         return len(self._flights)
 
     def take(
-        self, id_: str, prompt_tokens: int, max_tokens: int, arrival_s: float, objective: Objective | None, handle: Any
+        self,
+        id_: str,
+        prompt_tokens: int,
+        max_tokens: int,
+        arrival_s: float,
+        objective: Objective | None,
+        handle: Any,
+        leg: Leg = Leg.WHOLE,
     ) -> None:
         """A request has come; a known id only carries a longer prompt (vLLM's streamed input) and stays."""
         self.repeat = 0
@@ -138,16 +146,17 @@ class Pacer:
             return
         paced = objective is not None
         self.tracked[id_] = Tracked(
-            id_, prompt_tokens, max_tokens, arrival_s, objective or BEST_EFFORT, handle=handle, paced=paced
+            id_, prompt_tokens, max_tokens, arrival_s, objective or BEST_EFFORT, leg=leg, handle=handle, paced=paced
         )
         self.paced += paced
 
-    def forget(self, id_: str) -> None:
-        """It has ended, in whatever way."""
+    def forget(self, id_: str) -> Tracked | None:
+        """It has ended, in whatever way; what it was, unless that was known."""
         gone = self.tracked.pop(id_, None)
         if gone is not None:
             self.repeat = 0
             self.paced -= gone.paced
+        return gone
 
     def start_s(self, now: float) -> float:
         """When the next step can start at the earliest."""
@@ -162,7 +171,7 @@ class Pacer:
         view, start_s = self.view, self.start_s(now)
         spared = self._spare()
         step = self._probed(self.policy.plan(view, start_s), now)
-        self.repeat = step.repeat - 1
+        self.repeat = 0 if spared else step.repeat - 1
         chosen = [*step.decodes, *(r for r in step.prefills if r.blocks)]
         sit_out: list[Any] = []
         if len(chosen) < len(view.decodes) + len(view.partials):

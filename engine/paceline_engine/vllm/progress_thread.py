@@ -1,4 +1,4 @@
-"""Makes NIXL's progress thread sleep between its rounds: an entry point of `vllm.general_plugins`.
+"""Makes NIXL's progress thread sleep between its rounds, and leaves it its cores: an entry point of vLLM's plugins.
 
 NIXL 1.5's Python wrapper starts that thread without a pause, and it takes a whole core of every process that has an
 agent: 99 % of one per idle engine, and 3 % with a pause of 1 ms, while prefills of 4,000 tokens on two cores became
@@ -12,6 +12,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from paceline_engine.vllm.cores import leave_unpinned
+
 PAUSE_US = 1000
 
 
@@ -21,6 +23,7 @@ def tame() -> None:
         wrapper = import_module("nixl._api")
     except ImportError:
         return
+    leave_unpinned()
     bindings: Any = sys.modules[wrapper.nixl_agent_config.__module__].nixlBind
     agent: Any = bindings.nixlAgent
     if getattr(agent, "is_tame", False):

@@ -13,6 +13,7 @@ from paceline_engine.pd import LEASE_S
 
 KV_HOSTS, KV_LEASE_S, KV_ON_FAILURE = "PACELINE_KV_HOSTS", "PACELINE_KV_LEASE_S", "PACELINE_KV_ON_FAILURE"
 DRAIN_NOTICE_S, DRAIN_TIMEOUT_S = "PACELINE_DRAIN_NOTICE_S", "PACELINE_DRAIN_TIMEOUT_S"
+STARTED_S = "PACELINE_STARTED_S"  # Unix time; the process sets it itself (`__main__`)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -29,6 +30,7 @@ class Rules:
     kv_lease_s: float = LEASE_S
     drain_notice_s: float = 0.0
     drain_timeout_s: float = 300.0
+    started_s: float = 0.0  # Unix time, 0: not known
     max_body_bytes: int = 64 << 20  # chats may carry images
 
 
@@ -44,17 +46,18 @@ def read_rules(environ: Mapping[str, str]) -> Rules:
         _seconds(environ, KV_LEASE_S, default.kv_lease_s),
         _seconds(environ, DRAIN_NOTICE_S, default.drain_notice_s),
         _seconds(environ, DRAIN_TIMEOUT_S, default.drain_timeout_s),
+        _seconds(environ, STARTED_S, default.started_s, most_s=1e12),
     )
 
 
-def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+def _seconds(environ: Mapping[str, str], name: str, default: float, most_s: float = 1e9) -> float:
     text = environ.get(name) or str(default)
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= 1e9:
-        raise InvalidRules(f"{name} must be seconds from 0 to 1e9, got {text!r}")
+    if not 0 <= seconds <= most_s:
+        raise InvalidRules(f"{name} must be seconds from 0 to {most_s:g}, got {text!r}")
     return seconds
 
 

@@ -26,16 +26,20 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from paceline_engine.lengths import OutputLengths
+from paceline_engine.pd import asks_remote_decode
 from paceline_engine.policies.stall_free import StallFree
 from paceline_engine.policies.step import Limits
+from paceline_engine.request import Leg
 from paceline_engine.step_time import StepShape
 from paceline_engine.vllm import machine
 from paceline_engine.vllm.metrics import DIRECTORY, SchedulerMetrics
 from paceline_engine.vllm.objectives import read_objective
 from paceline_engine.vllm.pacer import HELD, BorrowedKV, Pacer, Plan, Tracked
 from paceline_engine.vllm.settings import InvalidSettings, read_settings
+from paceline_engine.work import work_of
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM prints what is below its own name
+TOLD_EVERY_S = 0.25  # the work in hand; routers ask less often
 
 
 class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
@@ -54,12 +58,13 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         self._most_tokens = self._budget_tokens = self.max_num_scheduled_tokens
         self._stuck = False
         self._default = settings.default
-        limits = Limits(self.max_num_active_reqs, self._most_tokens, machine.tile_tokens(settings))
+        limits = Limits(self.max_num_active_reqs, self._most_tokens, machine.tile_tokens())
         model, lengths = machine.step_times(settings, self.vllm_config), OutputLengths()
         kv = BorrowedKV(self.cache_config.num_gpu_blocks, self.block_size)
         stages = self.parallel_config.pipeline_parallel_size
         self._pacer = Pacer(StallFree(model, lengths), model, lengths, kv, limits, stages)
         self._metrics: SchedulerMetrics | None = None
+        self._told_s, self._told_idle = 0.0, True
         if os.environ.get(DIRECTORY):
             served, engine = self.vllm_config.model_config.served_model_name, self.parallel_config.data_parallel_index
             labels = {"model_name": served, "engine": str(engine)}
@@ -80,45 +85,71 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
             now - max(time.time() - request.arrival_time, 0.0),
             read_objective(extra, self._default),
             self.requests[request.request_id],
+            _leg(request),
         )
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
         gone: list[Request] = super().finish_requests(request_ids, finished_status)
         for request in gone:
-            self._pacer.forget(request.request_id)
+            tracked = self._pacer.forget(request.request_id)
+            failed = finished_status is RequestStatus.FINISHED_ERROR
+            if self._metrics and failed and tracked and tracked.leg is Leg.DECODE:
+                self._metrics.on_lost_kv(1)  # where it may not be recomputed
+        self._tell(self._clock())
         return gone
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         since_s = self._clock()
+        left_out = False
         if self._is_stock():
             output = super().schedule(*args, **kwargs)
         else:
             free = self._gather(since_s)
-            with self._arranged(self._pacer.plan(since_s), free):
+            plan = self._pacer.plan(since_s)
+            left_out = bool(plan.sit_out) or len(plan.admit) < len(self._pacer.view.waiting)
+            with self._arranged(plan, free):
                 output = super().schedule(*args, **kwargs)
         if output.total_num_scheduled_tokens:
             self._pacer.depart(self._shape(output), since_s)
         else:
             self._pacer.rest()
-            self._stuck = not self._pacer.flights
+            self._stuck = left_out and not self._pacer.flights
         return output
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
+        lost = set(self.failed_recving_kv_req_ids)
         results = super().update_from_output(scheduler_output, model_runner_output)
+        if self._metrics:
+            self._metrics.on_lost_kv(len(self.failed_recving_kv_req_ids - lost))
         outputs = [
-            (o.request_id, len(o.new_token_ids), o.finish_reason is not None)
+            (o.request_id, len(o.new_token_ids), o.finish_reason is not None and self._has_ended(o.request_id))
             for client in results.values()
             for o in client.outputs
         ]
-        if not scheduler_output.total_num_scheduled_tokens:
-            for id_, _, ended in outputs:  # vLLM ends some without a step: a grammar that does not compile
-                if ended:
-                    self._pacer.forget(id_)
-            return results
-        landed = self._pacer.land(outputs, self._clock())
-        if self._metrics:
-            self._metrics.on_step(landed, self._budget_tokens, self._pacer.counts, self._pacer.model)
+        now = self._clock()
+        if scheduler_output.total_num_scheduled_tokens:
+            landed = self._pacer.land(outputs, now)
+            if self._metrics:
+                self._metrics.on_step(landed, self._budget_tokens, self._pacer.counts, self._pacer.model)
+        self._tell(now)
         return results
+
+    def _has_ended(self, id_: str) -> bool:
+        """False for a session of streamed input, which ends an answer and waits for more of its prompt."""
+        request = self.requests.get(id_)
+        return request is None or request.is_finished()
+
+    def _tell(self, now: float) -> None:
+        """The work in hand on /metrics: now and then, and at once where there is none left."""
+        tracked = self._pacer.tracked
+        parked = len(self.requests) - sum(self.get_request_counts())  # ended, and kept for a transfer
+        idle = not tracked and not parked
+        if not self._metrics or (now - self._told_s < TOLD_EVERY_S and idle == self._told_idle):
+            return
+        self._told_s, self._told_idle = now, idle
+        for one in tracked.values():
+            one.computed_tokens, one.emitted_tokens = one.handle.num_computed_tokens, one.handle.num_output_tokens
+        self._metrics.in_hand(work_of(tracked.values()), parked)
 
     def _is_stock(self) -> bool:
         """Whether vLLM's own schedule is what the policy would say: nobody is paced, or the last plan still holds."""
@@ -129,7 +160,8 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         if self._stuck:  # a plan that runs nobody must not follow itself
             self._stuck = False
             return True
-        if pacer.repeat > 0 and not self.waiting and not self.kv_holding_waiting:
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        if pacer.repeat > 0 and not self.waiting and not self.kv_holding_waiting and free >= len(self.running):
             pacer.repeat -= 1
             return True
         return False
@@ -143,7 +175,7 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         for request in self.running:
             self._place(pacer.tracked[request.request_id], request, start_s)
         for request in self.kv_holding_waiting:  # vLLM serves these first, and must: their KV is there
-            if self._handle_blocked_waiting_request(request) and request.num_computed_tokens:
+            if self._handle_blocked_waiting_request(request):
                 self._place(pacer.tracked[request.request_id], request, start_s)
         free: list[Request] = []
         for request in self.waiting:
@@ -151,7 +183,9 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
                 free.append(request)
                 continue
             tracked = pacer.tracked[request.request_id]
-            tracked.stands_at(request.num_computed_tokens, request.num_output_tokens, start_s)
+            tracked.prompt_tokens = request.num_prompt_tokens
+            computed = request.num_computed_tokens or self._cached(tracked, request)
+            tracked.stands_at(computed, request.num_output_tokens, start_s)
             tracked.preemptions = request.num_preemptions
             tracked.blocks = []
             view.waiting.append(tracked)
@@ -167,9 +201,20 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         if left <= 0 or ends or self.current_step + 1 < request.next_decode_eligible_step:
             view.flying += 1
             return
+        tracked.prompt_tokens = request.num_prompt_tokens  # that of a session grows
         tracked.stands_at(computed, emitted, start_s)
         tracked.blocks = HELD
         (view.decodes if left == 1 else view.partials).append(tracked)
+
+    def _cached(self, tracked: Tracked, request: Request) -> int:
+        """Tokens of a waiting request in the prefix cache, as they were when it was first looked at."""
+        if not tracked.is_looked_up:
+            tracked.is_looked_up = True
+            manager = self.kv_cache_manager
+            if manager.prefix_cache_lookup_enabled(request):
+                found = manager.coordinator.find_longest_cache_hit(request.block_hashes, request.num_tokens - 1)
+                tracked.cached_tokens = found[1]
+        return tracked.cached_tokens
 
     @contextmanager
     def _arranged(self, plan: Plan, free: list[Request]) -> Iterator[None]:
@@ -242,7 +287,13 @@ def stall_free(vllm_config: VllmConfig, **kwargs: Any) -> _Paced:
     return (AsyncStallFreeScheduler if ahead else StallFreeScheduler)(vllm_config=vllm_config, **kwargs)
 
 
+def _leg(request: Request) -> Leg:
+    params = request.kv_transfer_params
+    if not isinstance(params, dict):
+        return Leg.WHOLE
+    return Leg.PREFILL if asks_remote_decode(params) else Leg.DECODE if params.get("do_remote_prefill") else Leg.WHOLE
+
+
 def _is_computed_here(request: Request) -> bool:
     """False for one whose KV another engine has: its first schedule only starts the transfer."""
-    params = request.kv_transfer_params
-    return not (params and params.get("do_remote_prefill") and not request.num_computed_tokens)
+    return _leg(request) is not Leg.DECODE or bool(request.num_computed_tokens)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from paceline_api.slo import STALL_PER_TPOT
+
 from paceline_engine.request import Objective
-from paceline_engine.vllm.objectives import STALL_FACTOR
 
 KEY = "paceline"
 
@@ -25,7 +26,7 @@ class Settings:
     """`service` to `revision` label this engine's metrics; `default_*` is the class of requests that name no limit.
 
     `default_tpot_ms` 0: no default class. `table`, `table_model` and `tensor` name a step-time table; without one the
-    engine starts from a guess. `tile_tokens` is what its kernels compute in, 0: by the device.
+    engine starts from a guess.
     """
 
     service: str = ""
@@ -36,18 +37,16 @@ class Settings:
     default_class: str = "default"
     default_ttft_ms: float = 1000.0
     default_tpot_ms: float = 0.0
-    default_max_stall_ms: float = 0.0
     table: str = ""
     table_model: str = ""
     tensor: int = 1
-    tile_tokens: int = 0
 
     @property
     def default(self) -> Objective | None:
         if not self.default_tpot_ms:
             return None
-        stall_ms = self.default_max_stall_ms or STALL_FACTOR * self.default_tpot_ms
-        return Objective(self.default_class, self.default_ttft_ms / 1e3, self.default_tpot_ms / 1e3, stall_ms / 1e3)
+        tpot_s = self.default_tpot_ms / 1e3
+        return Objective(self.default_class, self.default_ttft_ms / 1e3, tpot_s, STALL_PER_TPOT * tpot_s)
 
 
 def read_settings(additional_config: Mapping[str, Any]) -> Settings:
