@@ -17,7 +17,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from paceline_api.slo import SLOClass
 
 RoleName = Literal["prefill", "decode", "mixed"]
-PolicyName = Literal["least-predicted-ttft", "round-robin", "random", "least-requests"]
+PolicyName = Literal[
+    "least-misses",
+    "least-predicted-ttft",
+    "lmetric",
+    "prefix-affinity",
+    "least-requests",
+    "power-of-two",
+    "round-robin",
+    "random",
+]
+DEFAULT_POLICY: PolicyName = "least-misses"
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 OptionalSeconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -45,6 +55,7 @@ class ClassConfig(_Part):
     target_ratio: Annotated[float, Field(gt=0, le=1)] = 0.9
     max_stall_s: OptionalSeconds = 0.0  # 0: the default of slo.SLOClass
     ttft_s_per_1k_prompt_tokens: OptionalSeconds = 0.0
+    priority: int = 0  # in the waiting room: the lower goes first
 
     @classmethod
     def of(cls, slo: SLOClass) -> Self:
@@ -58,7 +69,7 @@ class ClassConfig(_Part):
         )
 
     def to_slo(self) -> SLOClass:
-        return SLOClass(**self.model_dump())
+        return SLOClass(**self.model_dump(exclude={"priority"}))
 
 
 class ReplicaConfig(_Part):
@@ -109,7 +120,9 @@ class RouterConfig(_Part):
     max_context_tokens: Annotated[int, Field(ge=1)]
     default_class: Name
     classes: Annotated[tuple[ClassConfig, ...], Field(min_length=1)]
-    policy: PolicyName = "least-predicted-ttft"
+    policy: PolicyName = DEFAULT_POLICY
+    local_prefill: bool = False  # decode replicas may compute prompts wherever that is the shorter way
+    waiting_room: bool = False  # requests wait while serving them would make others miss, and late ones are shed
     discovery: Annotated[StaticDiscovery | KubernetesDiscovery, Field(discriminator="kind")]
     kv_transfer: KVTransferConfig = KVTransferConfig()
     limits: LimitsConfig = LimitsConfig()

@@ -14,7 +14,7 @@ from paceline_api.outcomes import Outcome
 from paceline_api.slo import Course, SLOClass, Verdict
 
 from paceline_router.admission import Admitted
-from paceline_router.attempts import Fault, Leg, NextStep, counts_as_prefill_failure
+from paceline_router.attempts import Leg, counts_as_prefill_failure
 from paceline_router.latency import prefill_s
 from paceline_router.metrics import Counters
 from paceline_router.miss import Phases, cause
@@ -24,6 +24,7 @@ from paceline_router.request import Request
 from paceline_router.shell import Shell
 from paceline_router.stream import Usage
 from paceline_router.tracker import Followed
+from paceline_router.way import Failed
 
 _log = logging.getLogger(__name__)
 
@@ -89,15 +90,15 @@ class Account:
     def prefilled(self, now: float) -> None:
         self._prefilled_s = now
 
-    def leg_failed(self, id_: bytes, leg: Leg, fault: Fault, step: NextStep, replica: str, message: str) -> None:
+    def leg_failed(self, id_: bytes, failed: Failed) -> None:
         self._failures += 1
-        name = type(step).__name__
-        self._metrics.retries.add(leg, fault, name)
+        leg, fault, then = failed.leg, failed.fault, type(failed.then).__name__
+        self._metrics.retries.add(leg, fault, then)
         if counts_as_prefill_failure(leg, fault):
             self._metrics.transfer_failures.add()
         _log.warning(
             "leg failed request=%s leg=%s replica=%s fault=%s then=%s why=%s",
-            id_.decode(), leg, replica, fault, name, message,
+            id_.decode(), leg, failed.replica, fault, then, failed.message,
         )  # fmt: skip
 
     def first_token(self, now: float) -> None:

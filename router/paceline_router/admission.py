@@ -15,6 +15,7 @@ from paceline_api.slo import SLOClass
 from paceline_router.request import Rejected
 
 LONGEST_LIMIT_MS = 86_400_000  # a day: beyond it a value is a mistake of units
+LONGEST_TENANT = 64  # bytes; what is longer is cut
 _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
@@ -53,6 +54,15 @@ def admit(
         return tpot_s
     own = slo.tightened(ttft_s, tpot_s)
     return Admitted(slo, own if own.ttft_s < slo.ttft_s or own.tpot_s < slo.tpot_s else None)
+
+
+def tenant(*named: bytes | None) -> str:
+    """Whose request it is, by the first header that says so; an API key is not kept, only told from others."""
+    *names, key = named
+    name = next((name for name in names if name), None)
+    if name is not None:
+        return name[:LONGEST_TENANT].decode("latin-1")
+    return f"key {hash(key):x}" if key else ""
 
 
 def _limit_s(header: str, value: str | None) -> float | Rejected | None:

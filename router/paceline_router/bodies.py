@@ -7,11 +7,12 @@ asks for `usage`. Does no I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 from paceline_engine.pd import KV_PARAMS, decode_leg, prefill_leg
 
+from paceline_router.attempts import Leg
 from paceline_router.request import Request
 
 
@@ -30,16 +31,16 @@ class LegBodies:
         else:
             self._body, self._raw = body, raw
 
-    def whole(self) -> bytes:
-        """For one replica that computes the prompt and decodes."""
-        if self._raw is None:
-            self._raw = orjson.dumps(self._body)
-        return self._raw
-
-    def prefill(self) -> bytes:
-        """Leg 1."""
-        return orjson.dumps(prefill_leg(self._body))
-
-    def fetch(self, kv_params: Mapping[str, Any]) -> bytes:
-        """Leg 2, with leg 1's parameters as they came."""
-        return orjson.dumps(decode_leg(self._body, kv_params))
+    def of(self, leg: Leg, kv_params: Mapping[str, Any]) -> bytes:
+        """Of one leg; leg 2 takes leg 1's parameters along, as they came."""
+        match leg:
+            case Leg.PREFILL:
+                return orjson.dumps(prefill_leg(self._body))
+            case Leg.FETCH:
+                return orjson.dumps(decode_leg(self._body, kv_params))
+            case Leg.WHOLE:
+                if self._raw is None:
+                    self._raw = orjson.dumps(self._body)
+                return self._raw
+            case _ as never:
+                assert_never(never)

@@ -50,7 +50,7 @@ class Dispatcher:
         if isinstance(request, Rejected):
             self._refuse(exchange, id_, admitted.slo.name, request)
             return
-        Job(shell, exchange, body, request, admitted, id_, accepted_at).start()
+        shell.door.arrive(Job(shell, exchange, body, request, admitted, id_, accepted_at))
 
     def malformed(self, status: int, message: str) -> bytes:
         """The body of an answer that the HTTP server gives by itself; a client's fault counts as a rejected request."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from paceline_engine.step_time import GREATEST_SCALE, LARGEST_OFFSET_S, LEAST_SCALE, StepTable
 from paceline_engine.tables import TableMissing, load_table
+from paceline_engine.work import CONTEXT_TOKENS, PACE, PACED_REQUESTS, QUEUED_TOKENS, Work
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -24,7 +25,9 @@ _WANTED = (
     "paceline_step_time_offset_seconds",
     "paceline_token_budget_tokens",
     "vllm:cache_config_info",
+    *(QUEUED_TOKENS, CONTEXT_TOKENS, PACED_REQUESTS),
 )
+MOST_COUNTED = 1e12  # of anything: beyond it a value makes no sense
 LATENESS, STEP = "paceline_sim_lateness_seconds", "paceline_step_seconds"
 
 
@@ -64,7 +67,7 @@ def read(text: str, now: float, model: str, tensor: int) -> Scraped:
             facts = replace(facts, token_budget=int(min(sample.value, 1e9)))
     for sample in samples.get("vllm:cache_config_info", ()):
         facts = _with_cache(facts, sample.labels)
-    facts = replace(facts, table=_table(samples, model, tensor))
+    facts = replace(facts, table=_table(samples, model, tensor), work=_work(samples))
     return Scraped(
         facts, "\n".join(line for line in lines if line.startswith((f"{LATENESS}_bucket", f"{STEP}_bucket")))
     )
@@ -106,7 +109,25 @@ def _with_cache(facts: Facts, labels: Mapping[str, str]) -> Facts:
     block, blocks = labels.get("block_size", ""), labels.get("num_gpu_blocks", "")
     if not (block.isdigit() and blocks.isdigit() and int(block) and int(blocks)):
         return facts
-    return replace(facts, block_size=int(block), kv_tokens=int(block) * int(blocks))
+    return replace(facts, kv_tokens=int(block) * int(blocks))
+
+
+def _work(samples: Mapping[str, list[Sample]]) -> Work | None:
+    queued = _count(samples, QUEUED_TOKENS)
+    if queued is None:
+        return None
+    paces = {
+        float(pace): int(s.value)
+        for s in samples.get(PACED_REQUESTS, ())
+        if _is_number(pace := s.labels.get(PACE, "")) and float(pace) > 0 and 1 <= s.value <= MOST_COUNTED
+    }
+    return Work(queued, _count(samples, CONTEXT_TOKENS) or 0, paces)
+
+
+def _count(samples: Mapping[str, list[Sample]], name: str) -> int | None:
+    """Over whatever labels there are; None where the engine does not tell."""
+    found = [sample.value for sample in samples.get(name, ()) if 0 <= sample.value <= MOST_COUNTED]
+    return int(sum(found)) if found else None
 
 
 def _table(samples: Mapping[str, list[Sample]], model: str, tensor: int) -> StepTable | None:

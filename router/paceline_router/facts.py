@@ -5,11 +5,11 @@ Values, as scraped; the ledger (state.py) holds the latest of each replica. Toke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from paceline_engine.step_time import StepTable
+from paceline_engine.work import Work
 
 
 class Role(StrEnum):
@@ -18,18 +18,6 @@ class Role(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     MIXED = "mixed"
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Requests in an engine: prompt tokens to be computed; of those that decode or will, context and TPOT limits."""
-
-    queued_tokens: int = 0
-    context: int = 0
-    paces: Mapping[float, int] = field(default_factory=dict)
-
-
-NO_WORK = Work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +30,6 @@ class Facts:
     decode_scale: float = 1.0
     decode_offset_s: float = 0.0
     token_budget: int = 2048  # vLLM's default max_num_batched_tokens
-    block_size: int = 16
     kv_tokens: int | None = None  # None: not known, taken as enough
     work: Work | None = None  # whoever sent it; None: not told
     seen_at_s: float = 0.0

@@ -1,8 +1,10 @@
-"""How wrong predicted times to the first token were: the error that one in ten exceeds, by age of what was known.
+"""How wrong predicted times to the first token were: on the median, and by what one in ten exceeds.
 
-An engine's own figures are late: the longer ago its last scrape was, the less a prediction made from them is worth. The
-quantile is followed by a step up for each error above it and a ninth of that down for each below, so it needs no
-history. Invariants: quantiles stay within [LEAST, MOST], and before any observation they grow with age. Pure.
+The median is a replica's own: its engine may compute prompts faster than an even pace of its decodes allows, on slack
+that they have saved; slower never counts, or chance would tell replicas apart. The tenth goes by age of what was known:
+the longer ago an engine's last scrape was, the less a prediction made from it is worth. A quantile is followed by a
+step up for each error above it and one down for each below, a ninth as long for the tenth, so it needs no history.
+Invariants: quantiles stay within their bounds, and before any observation those of errors grow with age. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ AGES_S = (1.0, 2.0, 4.0, 8.0)  # upper ends; the last range is open
 PRIOR = (0.25, 0.3, 0.4, 0.5, 0.7)  # of the predicted time
 LEAST, MOST = 0.1, 1.5
 STEP = 0.02
+DRIFT_STEP, LEAST_DRIFT, MOST_DRIFT = 1.02, 0.4, 1.0
 FLOOR_S = 0.02  # a prediction below this is a step, whose phase nobody knows
+
+
+def followed(drift: float, predicted_s: float, observed_s: float) -> float:
+    """A replica's median of observed over foreseen times, after one more; `predicted_s` was made with `drift`."""
+    moved = drift * DRIFT_STEP if observed_s > predicted_s else drift / DRIFT_STEP
+    return min(max(moved, LEAST_DRIFT), MOST_DRIFT)
 
 
 class PredictionErrors:

@@ -34,6 +34,7 @@ LN_9 = 2.1972246  # a logistic chance is 0.1 at this
 LONGEST_PACE_S = 0.1  # at which a decode is taken to run, however loose its limit
 DECIDES_FROM = 0.5  # of the load: with less, a router does not look beyond the present
 FULL, FULL_P90 = 0.95, 0.3  # busy share at which half of the prompts come too late, and what brings that to a tenth
+STEEP = LN_9 / FULL_P90
 LATER = 0.03  # weight of misses among requests that are still to come
 
 
@@ -50,19 +51,22 @@ class Outlook:
 
     now: Paced
     tightest_s: float
+    token_s: float  # of a prompt's own and of those ahead of it, as they went so far: `now` says what lasts
     pair_s: float
     base_s: float  # the least step with a prompt
     theirs_s: float  # when the prompts of other routers are done
     dues: list[float]
     ends: list[float]
-    slowed: dict[tuple[float, int], float] = field(default_factory=dict)  # misses by one more decode, by its demands
+    slower: dict[float, tuple[float, Paced]] = field(
+        default_factory=dict
+    )  # late decodes and pace with one more, by TPOT
 
 
-def outlook(replica: Replica) -> Outlook:
-    """Of a replica's present work; made anew after a change."""
+def outlook(replica: Replica, now: float = -inf) -> Outlook:
+    """Of a replica's present work; made anew after a change, and when a prompt became late by `now`."""
     found = replica.outlook
-    if found is None:
-        found = replica.outlook = _look(replica)
+    if found is None or (found.dues and found.dues[0] <= now):
+        found = replica.outlook = _look(replica, now)
     return found
 
 
@@ -72,19 +76,21 @@ def tightest_s(replica: Replica) -> float:
     return min(min(replica.paces, default=inf), min(others)) if others else min(replica.paces, default=inf)
 
 
-def _look(replica: Replica) -> Outlook:
+def _look(replica: Replica, now_s: float) -> Outlook:
     facts = replica.facts
     tightest = tightest_s(replica)
     now = _paced(replica, tightest, None)
     pair_s = NEUTRAL_PAIR_S if facts.table is None else facts.mixed_scale * facts.table.pair_s
-    theirs_s = facts.seen_at_s + replica.others.queued_tokens * now.token_s  # when others' prompts are done
-    view = Outlook(now, tightest, pair_s, _prompt_steps(replica)[0], theirs_s, [], [])
+    token_s, pair_s = replica.drift * now.token_s, replica.drift * pair_s
+    theirs_s = facts.seen_at_s + replica.others.queued_tokens * token_s  # when others' prompts are done
+    view = Outlook(now, tightest, token_s, pair_s, _prompt_steps(replica)[0], theirs_s, [], [])
     at = max(replica.head_since_s, theirs_s)
     for entry in replica.queue:
-        took = entry.new_tokens * now.token_s + 0.5 * entry.new_squares * pair_s
-        if at + took > entry.due_s:
+        took = entry.new_tokens * token_s + 0.5 * entry.new_squares * pair_s
+        done_s = max(at, entry.since_s) + took
+        if max(done_s, now_s) > entry.due_s:
             continue
-        at += took
+        at = done_s
         view.dues.append(entry.due_s)
         view.ends.append(at)
     return view
@@ -134,6 +140,11 @@ def _prompt_steps(replica: Replica) -> tuple[float, float]:
     return found
 
 
+def token_s(replica: Replica) -> float:
+    """Seconds of one more token in a step with a prompt."""
+    return _prompt_steps(replica)[1]
+
+
 class Foreseen(NamedTuple):
     """Of one request: expected new misses; seconds to its first token, and what of them is its own prefill."""
 
@@ -155,12 +166,12 @@ def foresee(
 
     Its own miss and those of the prompts due after it are added to `misses`; what its decode does is `slowed`.
     """
-    view = outlook(replica)
+    view = outlook(replica, now)
     dues, ends = view.dues, view.ends
     if cached >= size.prompt_tokens:
         cached = size.prompt_tokens - 1
     squares = size.prompt_tokens**2 - cached**2
-    alone_s = max((size.prompt_tokens - cached) * view.now.token_s + 0.5 * squares * view.pair_s, view.base_s)
+    alone_s = max((size.prompt_tokens - cached) * view.token_s + 0.5 * squares * view.pair_s, view.base_s)
     place = bisect_right(dues, size.due_s)
     late_s = 2 * (now - ends[0]) if ends and now > ends[0] else 0.0  # the head is overdue: as long again, as in latency
     if place:
@@ -184,17 +195,16 @@ def slowed(replica: Replica, size: Size, load: Load, share: float, own: float) -
     know little of each other would all keep to the same replicas.
     """
     view = outlook(replica)
-    key = size.tpot_s, size.pace_tokens
-    found = view.slowed.get(key)
+    before, found = view.now, view.slower.get(size.tpot_s)
     if found is None:
-        before, after = view.now, _paced(replica, min(view.tightest_s, size.tpot_s), size.tpot_s)
-        found = _late_decodes(replica, before, after)
-        if replica.role is Role.MIXED and own > DECIDES_FROM:
-            residence_s = size.pace_tokens * min(size.tpot_s, LONGEST_PACE_S)
-            weight = LATER * (own - DECIDES_FROM) / (1.0 - DECIDES_FROM)
-            found += weight * residence_s * _late_prompts(before, after, load, share)
-        view.slowed[key] = found
-    return found
+        after = _paced(replica, min(view.tightest_s, size.tpot_s), size.tpot_s)
+        found = view.slower[size.tpot_s] = _late_decodes(replica, before, after), after
+    misses, after = found
+    if replica.role is Role.MIXED and own > DECIDES_FROM:
+        residence_s = size.pace_tokens * min(size.tpot_s, LONGEST_PACE_S)
+        weight = LATER * (own - DECIDES_FROM) / (1.0 - DECIDES_FROM)
+        misses += weight * residence_s * _late_prompts(before, after, load, share)
+    return misses
 
 
 def _late_decodes(replica: Replica, before: Paced, after: Paced) -> float:
@@ -209,13 +219,15 @@ def _late_decodes(replica: Replica, before: Paced, after: Paced) -> float:
 def _late_prompts(before: Paced, after: Paced, load: Load, share: float) -> float:
     """More of them per second."""
     tokens_per_s = share * load.tokens_per_s
+    if after.token_s <= before.token_s:
+        return 0.0
     more = _crowded(tokens_per_s * after.token_s) - _crowded(tokens_per_s * before.token_s)
-    return share * load.requests_rps * max(more, 0.0)
+    return share * load.requests_rps * more
 
 
 def _crowded(used: float) -> float:
     """The chance that a prompt comes too late at a replica that prompts keep busy for this share of its time."""
-    return chance((FULL - used) / FULL_P90)
+    return 1.0 / (1.0 + exp(STEEP * (FULL - used)))
 
 
 def chance(slack: float) -> float:

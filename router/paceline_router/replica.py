@@ -1,19 +1,23 @@
 """One engine as this router sees it, and one request's holdings on engines.
 
-Records that only the ledger (state.py) writes; policies read them. Lengths are tokens, times model seconds. Pure.
+Records that only the ledger (state.py) writes and policies read, but for the memos of latency.py and outlook.py, which
+these fill and the ledger voids. Lengths are tokens, times model seconds. Pure.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
+from math import exp, inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from paceline_router.facts import NO_FACTS, NO_WORK, Facts, Role, Work
+from paceline_engine.work import NO_WORK, Work
+
+from paceline_router.facts import NO_FACTS, Facts, Role
 
 if TYPE_CHECKING:
     from paceline_router.outlook import Outlook
 
+RECENT_S = 1.0  # model time: as long as the steps of a few prompts, short against a request
 OUTPUT_QUANTILE = 0.9  # KV is reserved for this quantile of a class's output lengths (DESIGN §6)
 
 
@@ -24,6 +28,21 @@ class Queued(NamedTuple):
     number: int  # of its flight
     new_tokens: int
     new_squares: int
+    since_s: float  # when it came
+
+
+class Recent(NamedTuple):
+    """Prompt tokens sent to a replica, each counting less by half every RECENT_S·ln 2; as they counted at `at_s`."""
+
+    tokens: float
+    at_s: float
+
+    def at(self, now: float) -> float:
+        """As they count now."""
+        return self.tokens * exp(min(self.at_s - now, 0.0) / RECENT_S) if self.tokens else 0.0
+
+
+NOT_YET = Recent(0.0, 0.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -56,8 +75,10 @@ class Replica:
     new_tokens: int = 0  # of prefill_tokens: not thought to be in the prefix cache
     queue: list[Queued] = field(default_factory=list)
     paces: dict[float, int] = field(default_factory=dict)
+    recent: Recent = NOT_YET
     queue_s: float | None = None  # latency's memo of the queue's predicted seconds; None: to be computed again
     outlook: Outlook | None = None  # the same for what outlook.py foresees
+    drift: float = 1.0  # its prompts' own seconds over foreseen ones, the median (foresight.py)
     prompt_steps_s: tuple[float, float] | None = None  # and for what it makes of the facts alone
 
     @property
@@ -81,7 +102,7 @@ class Size:
     """What a request is expected to need: prompt tokens and output tokens to reserve KV for; and by when.
 
     `due_s`: until its first token; `tpot_s`: its limit; `pace_tokens`: the output that is as likely exceeded as not.
-    `block_hashes` name its full prompt blocks, empty where they are not known.
+    `prefix` has one chained hash for each full span of its prompt's beginning, empty where that is not known.
     """
 
     prompt_tokens: int
@@ -89,16 +110,20 @@ class Size:
     due_s: float = inf
     tpot_s: float = inf
     pace_tokens: int = 0
-    block_hashes: tuple[int, ...] = ()
+    prefix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a choice said of a request's first token, and how old the state was that said it."""
+    """What a choice said of a request's first token, and how old the state was that said it.
+
+    `alone`: no other prompt was there that it waits for.
+    """
 
     chosen_s: float
     ttft_s: float
     age_s: float
+    alone: bool
 
 
 @dataclass(slots=True, eq=False)

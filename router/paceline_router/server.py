@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from paceline_router.app import App
 from paceline_router.console.serve import Console
 from paceline_router.dispatcher import Dispatcher
+from paceline_router.door import Door
 from paceline_router.endpoints import Member
 from paceline_router.facts import Role
 from paceline_router.gauges import StateGauges
@@ -31,9 +32,10 @@ from paceline_router.members import Membership
 from paceline_router.metrics import RouterMetrics
 from paceline_router.pick import Picker
 from paceline_router.scrape import Scraper
-from paceline_router.shell import Shell
+from paceline_router.shell import Shell, rules
 from paceline_router.state import Ledger
 from paceline_router.upstream import LegHeaders, Upstreams
+from paceline_router.way import Guide
 
 _log = logging.getLogger(__name__)
 
@@ -62,19 +64,18 @@ class Router:
         self._upstreams = upstreams
         self._scraper = Scraper(ledger, upstreams.pools, clock, config.model, self._abandon)
         self.membership = Membership(ledger, upstreams, self._scraper)
-        picker = Picker(config.policy, Random(id_prefix), recompute=recompute)
+        picker = Picker(config.policy, Random(id_prefix), recompute=recompute, local_prefill=config.local_prefill)
         is_static = isinstance(discovery, StaticDiscovery)
         self.shell = Shell(
             config,
             clock,
             asyncio.get_running_loop(),
-            ledger,
-            picker,
+            Guide(ledger, picker, recompute, config.kv_transfer.lease_s, self._scraper.probe_soon),
+            Door(clock, asyncio.get_running_loop(), rules(config) if config.waiting_room else None),
             upstreams,
             LegHeaders(classes, token),
             metrics,
             id_prefix,
-            self._scraper.probe_soon,
             partial(_cannot_serve, picker, ledger) if is_static else partial(_is_unknown, self.membership),
         )
         if isinstance(discovery, StaticDiscovery):

@@ -16,16 +16,18 @@ from paceline_api.slo import SLOClass
 from paceline_engine.clock import Clock
 from paceline_engine.lengths import OutputLengths
 
+from paceline_router.door import Door, Waiting
 from paceline_router.facts import Role
 from paceline_router.metrics import RouterMetrics
-from paceline_router.pick import Picker
 from paceline_router.request import Served
 from paceline_router.state import Ledger
 from paceline_router.tracker import Tracker
 from paceline_router.upstream import LegHeaders, Upstreams
+from paceline_router.waiting import Rule
+from paceline_router.way import Guide
 
 
-class InFlight(Protocol):
+class InFlight(Waiting, Protocol):
     """A job, as those see it who count or end jobs."""
 
     @property
@@ -40,20 +42,18 @@ class InFlight(Protocol):
 class Shell:
     """One service's router.
 
-    `on_unready` hears the name of a replica that failed a request; `unready_cause` says why requests should not come to
-    this router, empty if they may.
+    `unready_cause` says why requests should not come to this router, empty if they may.
     """
 
     config: RouterConfig
     clock: Clock
     loop: asyncio.AbstractEventLoop
-    ledger: Ledger
-    picker: Picker
+    guide: Guide
+    door: Door
     upstreams: Upstreams
     headers: LegHeaders
     metrics: RouterMetrics
     id_prefix: str
-    on_unready: Callable[[str], None]
     unready_cause: Callable[[], str]
     classes: Mapping[str, SLOClass] = field(init=False)
     served: Served = field(init=False)
@@ -66,6 +66,10 @@ class Shell:
     def __post_init__(self) -> None:
         self.classes = self.config.slo_classes()
         self.served = Served(self.config.model, self.config.max_context_tokens)
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.guide.ledger
 
     @property
     def not_ready(self) -> str:
@@ -82,6 +86,7 @@ class Shell:
         self.config = self.config.model_copy(update=live)
         self.classes = self.config.slo_classes()
         self.headers.adopt(self.classes)
+        self.door.adopt(rules(config))
         self.metrics.adopt(self.classes)
 
     def drain(self) -> None:
@@ -97,6 +102,7 @@ class Shell:
     def forget(self, job: InFlight) -> None:
         """The job has ended."""
         self.jobs.discard(job)
+        self.door.leave(job)
         if not self.jobs:
             self.idle.set()
 
@@ -105,7 +111,7 @@ class Shell:
         for job in list(self.jobs):
             job.abandon_leg(name)
 
-    def mark_unready(self, name: str) -> None:
-        """A request found the replica unwell: nothing more goes there until a probe finds it well."""
-        if self.ledger.set_ready(name, False):
-            self.on_unready(name)
+
+def rules(config: RouterConfig) -> Mapping[str, Rule]:
+    """Of the waiting room, by class."""
+    return {c.name: Rule(c.priority) for c in config.classes}

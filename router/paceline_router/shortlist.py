@@ -53,7 +53,7 @@ class Shortlist:
                 del self._lists[kind]
         replica = self.ledger.replicas.get(name)
         if replica is not None and replica.is_active:
-            kind, entry = _kind(replica), (_load(replica), name)
+            kind, entry = _kind(replica), (load(replica), name)
             insort(self._lists.setdefault(kind, []), entry)
             self._where[name] = kind, entry
 
@@ -63,7 +63,8 @@ def _kind(replica: Replica) -> Kind:
     return replica.role, replica.revision, table.name if table else "", tightest_s(replica)
 
 
-def _load(replica: Replica) -> float:
+def load(replica: Replica) -> float:
+    """How full it is: queued prompt tokens, and of requests and reserved KV the fuller."""
     others = replica.others
     requests = (replica.decodes + replica.incoming + replica.prefill_queue + sum(others.paces.values())) / REQUESTS
     kv_tokens = replica.facts.kv_tokens

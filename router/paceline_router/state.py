@@ -1,98 +1,49 @@
 """The ledger: what this router has in flight on each replica, exactly, through both legs, and what it last scraped.
 
 Every change is O(1) on the replicas that a request touches; a `Flight` remembers what it added, so that ending it
-takes back precisely that. Replicas come and go while requests run. Invariants: no figure is ever negative; each figure
-of a replica is the sum over the flights on it; a flight holds nothing after `end`. KV is counted in tokens and reserved
-for the expected output; a prompt counts whole, and apart from that without what the prefix cache is thought to hold of
-it (`new_`). Times: model seconds.
+takes back precisely that. Replicas come and go meanwhile (roster.py). Invariants: no figure is ever negative; each
+figure of a replica is the sum over the flights on it; a flight holds nothing after `end`. KV is counted in tokens and
+reserved for the expected output; a prompt counts whole, and apart from that without what the prefix cache is thought
+to hold of it (`new_`). Times: model seconds.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+
+from paceline_engine.work import NO_WORK, Work, told
 
 from paceline_router.arriving import Load
-from paceline_router.facts import NO_WORK, Facts, Role, Work
-from paceline_router.foresight import PredictionErrors
+from paceline_router.facts import Facts
+from paceline_router.foresight import PredictionErrors, followed
 from paceline_router.prefixes import PrefixIndex
-from paceline_router.replica import Flight, Promise, Queued, Replica, Size
+from paceline_router.replica import Flight, Promise, Queued, Recent, Replica, Size
+from paceline_router.roster import Roster
 
 
-class Ledger:
+class Ledger(Roster):
     """All replicas of the service, and what is in flight on them."""
 
     def __init__(self, replicas: Iterable[Replica] = ()) -> None:
-        self.replicas = {replica.name: replica for replica in replicas}
-        self._ready: dict[Role, tuple[Replica, ...]] = {}
-        self.decoders: Mapping[str, tuple[Replica, ...]] = {}  # those that may get requests, by revision, by name
-        self._computing = 1  # active replicas over which prompts are spread
+        super().__init__(replicas)
         self._paced = self._others = 0  # requests that decode or will: this router's, and others'
         self.prefixes = PrefixIndex()
         self.load = Load()
         self.errors = PredictionErrors()
-        self._changed: set[str] | None = None  # None: nobody reads it
         self._flights = 0
-        self._group()
-
-    def watch(self) -> set[str]:
-        """Names of replicas whose work, state or facts change, at first all; the one reader there is empties it."""
-        self._changed = set(self.replicas)
-        return self._changed
-
-    def ready(self, role: Role) -> tuple[Replica, ...]:
-        """Replicas of a role that may get requests, by name."""
-        return self._ready[role]
-
-    @property
-    def share(self) -> float:
-        """Of what arrives here, what one replica gets if all get the same."""
-        return 1.0 / self._computing
 
     @property
     def own(self) -> float:
-        """Of the work at all replicas, this router's part; 1 where engines do not tell of others'."""
-        return self._paced / (self._paced + self._others) if self._paced else 1.0
-
-    def add(self, replica: Replica) -> None:
-        """A replica that was not there."""
-        self.replicas[replica.name] = replica
-        self._group()
-
-    def retire(self, name: str, retired: bool) -> bool:
-        """Whether this changed anything."""
-        replica = self.replicas[name]
-        if replica.retired is retired:
-            return False
-        replica.retired = retired
-        self._group()
-        return True
+        """Of the work at all replicas, this router's part; 1 where there is none, or engines do not tell of others'."""
+        total = self._paced + self._others
+        return self._paced / total if total else 1.0
 
     def remove(self, name: str) -> None:
         """An idle replica is gone."""
-        self._others -= sum(self.replicas.pop(name).others.paces.values())
-        self._note((name,))
+        self._others -= sum(self.replicas[name].others.paces.values())
         self.prefixes.forget(name)
-        self._group()
-
-    def set_ready(self, name: str, ready: bool) -> bool:
-        """Whether this changed anything."""
-        replica = self.replicas[name]
-        if replica.ready is ready:
-            return False
-        replica.ready = ready
-        self._group()
-        return True
-
-    def _group(self) -> None:
-        active = sorted((r for r in self.replicas.values() if r.is_active), key=lambda r: r.name)
-        self._ready = {role: tuple(r for r in active if r.role is role) for role in Role}
-        decoders = self._ready[Role.DECODE]
-        revisions = sorted({replica.revision for replica in decoders})
-        self.decoders = {v: tuple(r for r in decoders if r.revision == v) for v in revisions}
-        computing = len(self._ready[Role.PREFILL]) + len(self._ready[Role.MIXED])
-        self._computing = computing or max(len(decoders), 1)
-        self._note(self.replicas)
+        super().remove(name)
 
     def learn(self, name: str, facts: Facts) -> None:
         """What a scrape of the replica found."""
@@ -103,10 +54,12 @@ class Ledger:
             replica.others, replica.prompt_steps_s = others, None
             self._alter(replica)
         replica.facts, replica.queue_s = facts, None
-        self.prefixes.block_size = facts.block_size
 
-    def begin(self, size: Size, prefill: str | None, decode: str, now: float) -> Flight:
-        """A request goes to `prefill` first, with its KV already reserved at `decode`; or wholly to `decode`."""
+    def begin(self, size: Size, prefill: str | None, decode: str, now: float, *, again: bool = False) -> Flight:
+        """A request goes to `prefill` first, with its KV already reserved at `decode`; or wholly to `decode`.
+
+        `again`: it had begun before, and is no new load.
+        """
         self._flights += 1
         flight = Flight(size, self.replicas[decode], number=self._flights)
         if prefill is None:
@@ -114,18 +67,20 @@ class Ledger:
         else:
             self._expect(flight, self.replicas[decode])
             self.prefill_on(flight, prefill, now)
-        self.load.note(flight.entry.new_tokens if flight.entry else 0, now)
+        if not again:
+            self.load.note(flight.entry.new_tokens if flight.entry else 0, now)
         return flight
 
     def expect(self, flight: Flight, ttft_s: float, now: float) -> None:
-        """Its choice, made now, foresees its first token in `ttft_s`."""
+        """Its choice, made now, foresees its first token in `ttft_s`; void where its prompt is computed elsewhere."""
         first = flight.prefill or flight.decode
-        flight.promise = Promise(now, ttft_s, now - first.facts.seen_at_s)
+        flight.promise = Promise(now, ttft_s, now - first.facts.seen_at_s, len(first.queue) == 1)
 
     def prefill_on(self, flight: Flight, prefill: str, now: float) -> None:
         """Leg 1 starts at `prefill`; whatever an earlier leg 1 left is given up."""
         self._drop_leg(flight)
         self._drop_prefill(flight, now)
+        flight.promise = None
         flight.prefill = replica = self.replicas[prefill]
         self._leg(flight, replica)
         self._enqueue(flight, replica, now)
@@ -155,7 +110,7 @@ class Ledger:
         self._drop_leg(flight)
         self._drop_prefill(flight, now)
         self._drop_decode(flight)
-        flight.prefill = None
+        flight.prefill = flight.promise = None
         flight.decode = replica = self.replicas[decode]
         self._leg(flight, replica)
         self._enqueue(flight, replica, now)
@@ -176,12 +131,18 @@ class Ledger:
             replica.decode_context += flight.context
 
     def _keep(self, flight: Flight, now: float) -> None:
-        """Learns from the promise, unless it was of a request that is late anyhow: the engine puts those last."""
+        """Learns from the promise, unless it was of a request that is late anyhow: the engine puts those last.
+
+        How fast a replica computes prompts, those say that wait for no other and are not handed over.
+        """
         promise = flight.promise
         if promise is not None:
             flight.promise = None
             if promise.chosen_s + promise.ttft_s <= flight.size.due_s:
-                self.errors.observe(promise.age_s, promise.ttft_s, now - promise.chosen_s)
+                observed_s = now - promise.chosen_s
+                self.errors.observe(promise.age_s, promise.ttft_s, observed_s)
+                if promise.alone and flight.prefill is None:
+                    flight.decode.drift = followed(flight.decode.drift, promise.ttft_s, observed_s)
 
     def tokens(self, flight: Flight, count: int) -> None:
         """`count` more tokens came; beyond the reservation the KV grows with them."""
@@ -204,10 +165,6 @@ class Ledger:
         replica.outlook = None
         self._note((replica.name,))
 
-    def _note(self, names: Iterable[str]) -> None:
-        if self._changed is not None:
-            self._changed.update(names)
-
     def _leg(self, flight: Flight, replica: Replica) -> None:
         flight.leg_on = replica
         replica.legs += 1
@@ -229,15 +186,16 @@ class Ledger:
         flight.entry = entry = self._entry(flight, replica, now)
         insort(replica.queue, entry)
         replica.new_tokens += entry.new_tokens
+        replica.recent = Recent(replica.recent.at(now) + entry.new_tokens, now)
 
     def _entry(self, flight: Flight, replica: Replica, now: float) -> Queued:
         size, cached = flight.size, 0
-        if size.block_hashes:
+        if size.prefix:
             prefixes = self.prefixes
-            cached = min(prefixes.tokens_at(replica.name, size.block_hashes, now), size.prompt_tokens - 1)
-            prefixes.note(replica.name, size.block_hashes, now, replica.facts.kv_tokens)
+            cached = min(prefixes.tokens_at(replica.name, size.prefix, now), size.prompt_tokens - 1)
+            prefixes.note(replica.name, size.prefix, now, replica.facts.kv_tokens)
         squares = size.prompt_tokens**2 - cached**2
-        return Queued(size.due_s, flight.number, size.prompt_tokens - cached, squares)
+        return Queued(size.due_s, flight.number, size.prompt_tokens - cached, squares, now)
 
     def _dequeue(self, flight: Flight, now: float) -> None:
         replica = flight.queued_on
@@ -307,13 +265,17 @@ class Ledger:
     def _reserve(self, flight: Flight, replica: Replica, tokens: int) -> None:
         flight.kv[replica.name] = flight.kv.get(replica.name, 0) + tokens
         replica.kv_reserved += tokens
+        self._note((replica.name,))
 
     def _release(self, flight: Flight, replica: Replica) -> None:
-        replica.kv_reserved -= flight.kv.pop(replica.name, 0)
+        if (held := flight.kv.pop(replica.name, 0)) > 0:
+            replica.kv_reserved -= held
+            self._note((replica.name,))
 
 
 def _without_own(work: Work, replica: Replica) -> Work:
     """What is left of an engine's work for other routers; what is on its way there may hide a little of theirs."""
-    paces = {pace: left for pace, n in work.paces.items() if (left := n - replica.paces.get(pace, 0)) > 0}
+    own = told(replica.paces)
+    paces = {pace: left for pace, n in work.paces.items() if (left := n - own.get(pace, 0)) > 0}
     context = work.context - replica.decode_context - replica.incoming_context - replica.prefill_tokens
     return Work(max(work.queued_tokens - replica.new_tokens, 0), max(context, 0) if paces else 0, paces)

@@ -5,8 +5,9 @@ slack waits until it brings hardly any, so batch work is deferred before interac
 pressed is served while it brings less than one. One that is late anyhow comes after all that can be saved, where it
 harms nobody, or is shed with the time in which the queue would drain. Classes go by priority; within one the first due
 goes first, but the last once some have become late, for a short turn: then each has a chance while its slack is whole,
-whatever its length, as in adaptive LIFO (Maurer, "Fail at Scale", ACM Queue 2015). Invariants: a request leaves exactly
-once; a late one is not served while one that can be saved waits; Retry-After is 1 to LONGEST_RETRY_S whole seconds.
+whatever its length, as in adaptive LIFO (Maurer, "Fail at Scale", ACM Queue 2015). Where several tenants wait, the turn
+is that of the one that was served the fewest tokens (fairness.py). Invariants: a request leaves exactly once; a late
+one is not served while one that can be saved waits; Retry-After is 1 to LONGEST_RETRY_S whole seconds.
 Pure; times are model seconds.
 """
 
@@ -18,7 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import ceil, inf
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from paceline_router.fairness import TokenShares
 
 PATIENT, PRESSED = 0.1, 0.5  # expected misses that serving may bring: with all slack left, and with none
 PRESSING = 10.0  # slack is all used up where it is this many times the prompt's own time
@@ -26,15 +29,15 @@ HARMLESS = 0.05  # misses that a late request may bring beyond its own
 TURN_S = 0.03  # a step or two
 CROWDED_S = 2.0  # how long after a request became late the last due goes first
 LONGEST_RETRY_S = 60
+LOOK_EVERY_S = 0.01  # between two looks at a waiting room: below a step
 SERVED_OVER = 64  # requests over which the pace of service is taken
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Of a class. `priority`: the lower goes first. `patience_s`: what one that is late waits before it is shed."""
+    """Of a class. `priority`: the lower goes first."""
 
     priority: int = 0
-    patience_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,15 @@ def fate(due_s: float, prospect: Prospect, now: float, *, ahead_waits: bool) -> 
     return Fate.SERVE if prospect.misses <= PATIENT + (PRESSED - PATIENT) * pressed else Fate.WAIT
 
 
+class Claim(NamedTuple):
+    """What a request brings to a waiting room. `tokens`: of prompt and expected answer, which its tenant is charged."""
+
+    class_name: str
+    due_s: float
+    tenant: str = ""
+    tokens: int = 0
+
+
 T = TypeVar("T")
 
 
@@ -68,8 +80,12 @@ class Waiter(Generic[T]):
     """One request. `alone_s`: of its latest prospect."""
 
     what: T
-    due_s: float
+    claim: Claim
     alone_s: float = 0.0
+
+    @property
+    def due_s(self) -> float:
+        return self.claim.due_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +107,20 @@ class _Queue(Generic[T]):
     late_since_s: float = -inf  # when one became late last
     next: Waiter[T] | None = None  # whose turn it is, for up to TURN_S, so that long prompts have theirs
     turn_until_s: float = inf
+    shares: TokenShares = field(default_factory=TokenShares)
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.late) + (self.next is not None)
+
+    def enter(self, waiter: Waiter[T]) -> None:
+        waiting = self._tenants()
+        if self.next is not None:
+            waiting.add(self.next.claim.tenant)
+        self.shares.come(waiter.claim.tenant, waiting)
+        insort(self.waiting, waiter, key=lambda waiter: waiter.due_s)
+
+    def _tenants(self) -> set[str]:
+        return {waiter.claim.tenant for waiter in self.waiting}
 
     def take_next(self, now: float) -> Waiter[T] | None:
         """Whose turn it is; before that, those become late whose prompts can no longer be computed in time."""
@@ -110,7 +137,12 @@ class _Queue(Generic[T]):
     def _take(self, now: float) -> Waiter[T]:
         crowded = now - self.late_since_s < CROWDED_S
         self.turn_until_s = now + TURN_S if crowded else inf
-        return self.waiting.pop(-1 if crowded else 0)
+        tenants = self._tenants()
+        if len(tenants) == 1:
+            return self.waiting.pop(-1 if crowded else 0)
+        tenant = self.shares.next_of(tenants)
+        mine = [i for i, waiter in enumerate(self.waiting) if waiter.claim.tenant == tenant]
+        return self.waiting.pop(mine[-1 if crowded else 0])
 
     def give_up_next(self, now: float) -> None:
         """It is late."""
@@ -125,18 +157,36 @@ class WaitingRoom(Generic[T]):
     def __init__(self, rules: Mapping[str, Rule]) -> None:
         self._rules = rules
         self._queues: dict[str, _Queue[T]] = {}  # by priority, then as they came
-        self._interval_s = 0.0  # between services, averaged
-        self._served_s: float | None = None
+        self._interval_s = 0.0  # between services, averaged over those that left others waiting
+        self._served_s: float | None = None  # the last of these; None: nobody waited then
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
-    def enter(self, what: T, class_name: str, due_s: float) -> None:
+    def enter(self, what: T, claim: Claim) -> None:
         """A request arrives; `release` says when it leaves."""
-        if class_name not in self._queues:
-            self._queues[class_name] = _Queue(self._rules.get(class_name, Rule()))
-            self._queues = dict(sorted(self._queues.items(), key=lambda item: item[1].rule.priority))
-        insort(self._queues[class_name].waiting, Waiter(what, due_s), key=lambda waiter: waiter.due_s)
+        if claim.class_name not in self._queues:
+            self._queues[claim.class_name] = _Queue(self._rules.get(claim.class_name, Rule()))
+            self._sort()
+        self._queues[claim.class_name].enter(Waiter(what, claim))
+
+    def leave(self, what: T, class_name: str) -> None:
+        """It waits no longer, for a cause of its own."""
+        queue = self._queues[class_name]
+        if queue.next is not None and queue.next.what is what:
+            queue.next = None
+        queue.waiting = [waiter for waiter in queue.waiting if waiter.what is not what]
+        queue.late = deque(waiter for waiter in queue.late if waiter.what is not what)
+
+    def adopt(self, rules: Mapping[str, Rule]) -> None:
+        """These are the rules from now on."""
+        self._rules = rules
+        for name, queue in self._queues.items():
+            queue.rule = rules.get(name, Rule())
+        self._sort()
+
+    def _sort(self) -> None:
+        self._queues = dict(sorted(self._queues.items(), key=lambda item: item[1].rule.priority))
 
     def release(self, prospect: Callable[[T], Prospect], now: float) -> Left[T] | None:
         """The next that leaves now, None when nobody does; what was served changes the prospects of the others."""
@@ -176,7 +226,7 @@ class WaitingRoom(Generic[T]):
             if fate(waiter.due_s, prospect(waiter.what), now, ahead_waits=ahead_waits) is Fate.SERVE:
                 queue.late.popleft()
                 return self._served(waiter, now)
-            if now >= waiter.due_s + queue.rule.patience_s:
+            if now >= waiter.due_s:
                 queue.late.popleft()
                 return Left(waiter.what, Fate.SHED, self.retry_after_s())
         return None
@@ -184,5 +234,6 @@ class WaitingRoom(Generic[T]):
     def _served(self, waiter: Waiter[T], now: float) -> Left[T]:
         if self._served_s is not None:
             self._interval_s += (now - self._served_s - self._interval_s) / SERVED_OVER
-        self._served_s = now
+        self._queues[waiter.claim.class_name].shares.serve(waiter.claim.tenant, waiter.claim.tokens)
+        self._served_s = now if len(self) else None
         return Left(waiter.what, Fate.SERVE)

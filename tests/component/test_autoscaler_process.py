@@ -15,6 +15,7 @@ from api_double import ApiDouble
 from autoscaler_rig import CHAT, Rig
 from paceline_router import autoscaler
 from paceline_router.kube import Kube
+from waiting import until
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/llm/leases/paceline-autoscaler"
 
@@ -36,12 +37,6 @@ def process(monkeypatch: pytest.MonkeyPatch, act: Callable[[ApiDouble], Awaitabl
     assert acting[0].done()
     acting[0].result()
     return code, api
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110  # what it waits for are objects, which set no event
-            await asyncio.sleep(0.01)
 
 
 def test_the_process_acts_while_it_holds_the_lease_and_hands_it_over_when_stopped(

@@ -22,7 +22,8 @@ from paceline_engine.tables import load_table, parse
 from paceline_planner.calibrate import CalibrateError
 from paceline_planner.calibrate.acquaint import Acquaintance, acquaint
 from paceline_planner.calibrate.link import Link
-from sim_engine import engines, run, until
+from sim_engine import engines, run
+from waiting import until
 
 MODEL, GPU = "llama-3.1-8b", "a100-sxm-80gb"
 TIME_SCALE = 4  # so slow that 32 streams at once are no strain on a busy machine

@@ -7,8 +7,9 @@ import gc
 import weakref
 
 import pytest
-from http1_calls import OK, Log, answering, echo, get, run, scripted, serving, until
+from http1_calls import OK, Log, answering, echo, get, run, scripted, serving
 from paceline_engine.http1 import Call, ClientError, ErrorKind, Exchange, fetch
+from waiting import until
 
 
 def test_a_reused_connection_found_closed_is_replaced_once() -> None:

@@ -21,6 +21,7 @@ from paceline_engine.http1 import ClientPool, Exchange, Response, Server, fetch,
 from paceline_router.discovery import follow
 from paceline_router.kube import Changed, Listed
 from paceline_router.server import Router
+from waiting import until
 
 JSON = [(b"content-type", b"application/json")]
 DISCOVERY = KubernetesDiscovery(namespace="llm", service="chat")
@@ -76,18 +77,12 @@ class Up:
         return {name for name, replica in self.router.shell.ledger.replicas.items() if replica.is_active}
 
     async def until_ready(self, *names: str) -> None:
-        await eventually(lambda: self.ready() == set(names))
+        await until(lambda: self.ready() == set(names))
 
     @property
     def outcomes(self) -> dict[str, int]:
         values = self.router.shell.metrics.outcomes.values
         return {outcome: n for (_, outcome), n in values.items() if n}
-
-
-async def eventually(holds: Callable[[], bool], timeout_s: float = 3.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not holds():  # noqa: ASYNC110 - any state of the router may be waited for
-            await asyncio.sleep(0.005)
 
 
 def make_config(**over: Any) -> RouterConfig:
@@ -103,8 +98,8 @@ def make_config(**over: Any) -> RouterConfig:
 
 
 @asynccontextmanager
-async def router(notice_s: float = 0.0) -> AsyncIterator[Up]:
-    config = make_config()
+async def router(notice_s: float = 0.0, **over: Any) -> AsyncIterator[Up]:
+    config = make_config(**over)
     made = Router(config, DISCOVERY, Clock(), token="secret")
     server = await made.listen("127.0.0.1", 0)
     up = Up(made, server, Cluster(), ClientPool("127.0.0.1", server.port))
@@ -138,7 +133,7 @@ def test_it_is_ready_once_it_knows_its_replicas_and_answers_503_while_there_is_n
             before = await up.get("/readyz")
             assert (before.status, before.body) == (503, b"the replicas of the service are not known yet\n")
             up.cluster.list()
-            await eventually(lambda: up.router.shell.is_ready)
+            await until(lambda: up.router.shell.is_ready)
             assert (await up.get("/readyz")).status == 200
             assert (await up.ask()).status == 503
             up.cluster.change(make_slice("mixed", "a", doubles))
@@ -157,14 +152,14 @@ def test_a_terminating_replica_finishes_what_it_has_while_new_requests_go_elsewh
             await up.until_ready("m0")
             doubles["m0"].script = lambda _: Reply(gap_s=0.05)
             first = asyncio.create_task(up.ask())
-            await eventually(lambda: bool(doubles["m0"].asked))
+            await until(lambda: bool(doubles["m0"].asked))
             up.cluster.change(make_slice("mixed", "b", new))
             up.cluster.change(make_slice("mixed", "a", old, ready=False, terminating=True))
             await up.until_ready("m1")
             assert set(up.router.shell.ledger.replicas) == {"m0", "m1"}
             assert words(await up.ask()) == 5
             assert words(await first) == 5
-            await eventually(lambda: set(up.router.shell.ledger.replicas) == {"m1"})
+            await until(lambda: set(up.router.shell.ledger.replicas) == {"m1"})
             assert (len(doubles["m0"].asked), len(doubles["m1"].asked)) == (1, 1)
             assert up.outcomes == {"completed": 2}
             assert up.router.shell.metrics.retries.values == {}
@@ -174,20 +169,20 @@ def test_a_terminating_replica_finishes_what_it_has_while_new_requests_go_elsewh
 
 def test_a_prompt_whose_decode_replicas_went_meanwhile_is_computed_again_by_the_next_revision() -> None:
     async def body() -> None:
-        async with router() as up, engines("p-a", "d-a", "p-b", "d-b") as doubles:
+        async with router(policy="least-predicted-ttft") as up, engines("p-a", "d-a", "p-b", "d-b") as doubles:
             a = [make_slice(role, "a", {f"{role[0]}-a": doubles[f"{role[0]}-a"]}) for role in ("prefill", "decode")]
             b = [make_slice(role, "b", {f"{role[0]}-b": doubles[f"{role[0]}-b"]}) for role in ("prefill", "decode")]
             up.cluster.list(*a)
             await up.until_ready("p-a", "d-a")
             doubles["p-a"].script = lambda _: Reply(gap_s=0.2)
             asked = asyncio.create_task(up.ask())
-            await eventually(lambda: bool(doubles["p-a"].asked))
+            await until(lambda: bool(doubles["p-a"].asked))
             up.cluster.list(*b)
             await up.until_ready("p-b", "d-b")
             assert words(await asked) == 5
             assert [len(doubles[name].asked) for name in ("p-a", "d-a", "p-b", "d-b")] == [1, 0, 1, 1]
             assert up.outcomes == {"completed": 1}
-            await eventually(lambda: set(up.router.shell.ledger.replicas) == {"p-b", "d-b"})
+            await until(lambda: set(up.router.shell.ledger.replicas) == {"p-b", "d-b"})
 
     uvloop.run(body())
 
@@ -199,7 +194,7 @@ def test_in_its_notice_it_is_unready_serves_on_and_sends_clients_to_new_connecti
             await up.until_ready("m0")
             assert (await up.ask()).header(b"connection") is None
             up.stop.set()
-            await eventually(lambda: up.router.shell.draining)
+            await until(lambda: up.router.shell.draining)
             for _ in range(2):
                 assert (await up.get("/readyz")).status == 503
                 late = await up.ask()

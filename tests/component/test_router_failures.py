@@ -10,7 +10,8 @@ import orjson
 import pytest
 from engine_double import Reply
 from paceline_engine.http1 import ClientError
-from router_fleet import EXPECTED, ask, eventually, fleet, listen, run, words
+from router_fleet import EXPECTED, ask, fleet, listen, run, words
+from waiting import until
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def test_what_waits_on_a_replica_that_answers_nobody_goes_elsewhere() -> None:
             for engine in up.engines.values():
                 engine.script = lambda _: Reply(hang=True) if not up.more.setdefault("hung", False) else Reply()
             asked = asyncio.create_task(up.post("/v1/completions", ask(stream=True)))
-            await eventually(lambda: any(engine.asked for engine in up.engines.values()))
+            await until(lambda: any(engine.asked for engine in up.engines.values()))
             up.more["hung"] = True
             (name,) = (name for name, engine in up.engines.items() if engine.asked)
             up.router.shell.abandon(name)
@@ -243,9 +244,9 @@ def test_an_engine_that_comes_back_on_its_port_gets_requests_again(caplog: pytes
             await engine.stop()
             assert (await up.post("/v1/completions", ask())).status == 502
             assert (await up.post("/v1/completions", ask())).status == 503
-            await eventually(lambda: "replica=mixed0 answers no probe" in caplog.text)
+            await until(lambda: "replica=mixed0 answers no probe" in caplog.text)
             await engine.start(engine.port)
-            await eventually(lambda: up.router.shell.is_ready)
+            await until(lambda: up.router.shell.is_ready)
             assert (await up.post("/v1/completions", ask())).status == 200
             assert await up.outcomes() == {"upstream_failed": 1, "no_endpoint": 1, "completed": 1}
 

@@ -9,7 +9,8 @@ import orjson
 import pytest
 from engine_double import KV, Reply
 from paceline_engine.http1 import Response
-from router_fleet import EXPECTED, JSON, Listener, ask, events, eventually, fleet, run, words
+from router_fleet import EXPECTED, JSON, Listener, ask, events, fleet, run, words
+from waiting import until
 
 
 def test_a_stream_is_relayed_whole_and_the_usage_event_is_hidden_unless_asked_for() -> None:
@@ -113,10 +114,10 @@ def test_a_client_that_leaves_has_its_request_aborted_at_the_engine(script: Repl
             listener = Listener(seen)
             long = orjson.dumps(ask(stream=True, max_tokens=500))
             call = up.pool.request(b"POST", b"/v1/completions", JSON, long, listener)
-            await eventually(lambda: bool(engine.asked) and (script.hang or bool(seen)))
+            await until(lambda: bool(engine.asked) and (script.hang or bool(seen)))
             assert sum((await up.samples())["paceline_requests_in_flight"].values()) == 1
             call.abort()
-            await eventually(lambda: len(engine.aborted) == 1)
+            await until(lambda: len(engine.aborted) == 1)
             assert await up.outcomes() == {"client_gone": 1}
             samples = await up.samples()
             assert samples["paceline_legs_total"][("aborted", "mixed")] == 1
@@ -130,9 +131,9 @@ def test_a_ttft_miss_is_decided_when_its_limit_passes() -> None:
         async with fleet("mixed0", scale=20.0) as up:
             up.engines["mixed0"].script = lambda _: Reply(hang=True)
             call = up.pool.request(b"POST", b"/v1/completions", JSON, orjson.dumps(ask(stream=True)), Listener([]))
-            await eventually(lambda: up.router.shell.metrics.decided.values[("interactive", "ttft")] == 1)
+            await until(lambda: up.router.shell.metrics.decided.values[("interactive", "ttft")] == 1)
             call.abort()
-            await eventually(lambda: not up.router.shell.jobs)
+            await until(lambda: not up.router.shell.jobs)
             assert up.router.shell.metrics.decided.values[("interactive", "ttft")] == 1
 
     run(body())
@@ -144,7 +145,7 @@ def test_a_request_beyond_its_time_limit_gets_504() -> None:
             up.engines["mixed0"].script = lambda _: Reply(hang=True)
             answer = await up.post("/v1/completions", ask())
             assert (answer.status, orjson.loads(answer.body)["error"]["code"]) == (504, "timed_out")
-            await eventually(lambda: len(up.engines["mixed0"].aborted) == 1)
+            await until(lambda: len(up.engines["mixed0"].aborted) == 1)
             assert await up.outcomes() == {"timed_out": 1}
 
     run(body())
@@ -155,7 +156,7 @@ def test_a_service_without_a_ready_replica_answers_503_and_says_so_at_readyz() -
         async with fleet("mixed0") as up:
             assert (await up.get("/readyz")).status == 200
             up.engines["mixed0"].ready = False
-            await eventually(lambda: not up.router.shell.is_ready)
+            await until(lambda: not up.router.shell.is_ready)
             assert (await up.get("/readyz")).status == 503
             assert (await up.get("/healthz")).status == 200
             answer = await up.post("/v1/completions", ask())
@@ -218,9 +219,9 @@ def test_a_drain_serves_what_was_accepted_then_returns() -> None:
         async with fleet("mixed0") as up:
             up.engines["mixed0"].script = lambda _: Reply(gap_s=0.03)
             asked = asyncio.create_task(up.post("/v1/completions", ask(stream=True)))
-            await eventually(lambda: bool(up.router.shell.jobs))
+            await until(lambda: bool(up.router.shell.jobs))
             up.stop.set()
-            await eventually(lambda: up.router.shell.draining)
+            await until(lambda: up.router.shell.draining)
             assert (await up.get("/readyz")).status == 503
             assert words(await asked) == EXPECTED
             assert up.running is not None
@@ -235,7 +236,7 @@ def test_a_drain_beyond_its_timeout_ends_what_is_left_as_timed_out() -> None:
         async with fleet("mixed0", limits={"drain_timeout_s": 0.05}) as up:
             up.engines["mixed0"].script = lambda _: Reply(hang=True)
             asked: Awaitable[Response] = asyncio.create_task(up.post("/v1/completions", ask()))
-            await eventually(lambda: bool(up.router.shell.jobs))
+            await until(lambda: bool(up.router.shell.jobs))
             up.stop.set()
             assert (await asked).status == 504
 
@@ -250,7 +251,7 @@ def test_a_slow_reader_holds_its_engine_back() -> None:
             long = orjson.dumps(ask(stream=True, prompt=[1], max_tokens=4000))
             call = up.pool.request(b"POST", b"/v1/completions", JSON, long, listener)
             call.pause()
-            await eventually(lambda: bool(up.router.shell.jobs))
+            await until(lambda: bool(up.router.shell.jobs))
             await asyncio.sleep(0.05)
             call.resume()
             await listener.over

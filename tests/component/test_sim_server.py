@@ -6,11 +6,13 @@ from typing import Any
 
 import orjson
 import pytest
+from engine_peer import TRUSTED, events
 from openai import AsyncOpenAI
 from paceline_engine.http1 import Call, ClientError, Header
 from paceline_engine.sim import text
 from paceline_engine.sim.engine import Phase
-from sim_engine import TRUSTED, Client, engines, events, run, until
+from sim_engine import Client, engines, run
+from waiting import until
 
 MIXED = ("--role=mixed",)
 

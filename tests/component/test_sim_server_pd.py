@@ -6,8 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
+from engine_peer import TRUSTED
 from paceline_engine.sim.engine import Phase
-from sim_engine import TRUSTED, Client, engines, run, until
+from sim_engine import Client, engines, run
+from waiting import until
 
 PREFILL, DECODE, MIXED = ("--role=prefill",), ("--role=decode",), ("--role=mixed",)
 PROMPT = list(range(1000))

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import orjson
 import pytest
+from engine_peer import TOKEN, TRUSTED
 from paceline_engine import drain
 from paceline_engine.http1 import ClientError, ClientPool, fetch
-from sim_engine import TOKEN, TRUSTED, engines, run, until
+from sim_engine import engines, run
+from waiting import until
 
 SIM = (sys.executable, "-m", "paceline_engine.sim")
 FLAGS = ("--model=llama-3.1-8b", "--table=a100-sxm-80gb", "--served-name=m", "--max-model-len=4096")

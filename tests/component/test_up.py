@@ -1,6 +1,6 @@
 """`paceline up` whole: router, simulated engines and the OpenAI client; a crash; and every way to end.
 
-Whatever the end, no process of the run is left: each carries a mark in its environment, which is looked for.
+Whatever the end, no process of the run is left.
 """
 
 from __future__ import annotations
@@ -8,99 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from openai import OpenAI
 from paceline_cli.processes import Child, ChildDied, Command, Ended, Group
+from up_run import PATIENCE_S, up, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE_S = 30.0  # for what takes a second or two on an idle machine
-MARK = "PACELINE_TEST_RUN"
-
-
-def wait_for(what: str, look: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not look():
-        assert time.monotonic() < deadline_s, f"not within {PATIENCE_S:g} s: {what}"
-        time.sleep(0.02)
-
-
-class Run:
-    """One `paceline up` on a free port."""
-
-    def __init__(self, folder: Path, file: Path, *flags: str) -> None:
-        self._mark = f"{MARK}={uuid4()}"
-        self.folder = folder
-        self.url_file, self._out = folder / "url", folder / "out"
-        name, value = self._mark.split("=")
-        with self._out.open("w") as out:
-            self.process = subprocess.Popen(
-                (
-                    sys.executable,
-                    "-m",
-                    "paceline_cli",
-                    "up",
-                    str(file),
-                    "--port=0",
-                    f"--url-file={self.url_file}",
-                    *flags,
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=os.environ | {name: value, "TMPDIR": str(folder)},
-            )
-
-    @property
-    def lines(self) -> list[str]:
-        return self._out.read_text().splitlines()
-
-    def said(self, word: str) -> bool:
-        return any(line.startswith(word) for line in self.lines)
-
-    def wait_ready(self) -> OpenAI:
-        wait_for("ready", lambda: self.url_file.exists() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.lines
-        return OpenAI(base_url=f"{self.url_file.read_text().strip()}/v1", api_key="none", max_retries=0, timeout=20)
-
-    def end(self, *signals: int) -> int:
-        for number in signals:
-            self.process.send_signal(number)
-            if len(signals) > 1:
-                wait_for("draining", lambda: self.said("draining"))
-        return self.process.wait(PATIENCE_S)
-
-    def pids(self, word: str = "") -> list[int]:
-        """Processes of this run whose command has `word` in it; zombies have no environment."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                if entry.name.isdecimal() and self._mark.encode() in (entry / "environ").read_bytes():
-                    command = (entry / "cmdline").read_bytes().decode()
-                    found += [int(entry.name)] if word in command else []
-        return found
-
-    def left(self) -> list[object]:
-        """Processes and folders that a run must not leave behind."""
-        return [*self.pids(), *self.folder.glob("paceline-*"), *self.folder.glob("url*")]
-
-
-@contextmanager
-def up(folder: Path, file: Path, *flags: str) -> Iterator[Run]:
-    run = Run(folder, file, *flags)
-    try:
-        yield run
-    finally:
-        run.process.kill()
-        run.process.wait()
 
 
 def make_file(folder: Path, **over: str) -> Path:

@@ -127,7 +127,6 @@ def test_every_figure_is_a_share_and_the_unloaded_fleet_attains_most(
             assert 0.0 <= share <= 1.0
         if replicas:
             assert attained.joint <= best[name].joint + ALMOST
-        assert found.binding(name) in ("ttft", "tpot", "kv")
 
 
 @given(st.integers(1, 64), st.floats(0.0, 5.0), st.floats(0.0, 200.0), st.floats(1.0, 2.0))

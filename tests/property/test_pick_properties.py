@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from paceline_engine.tables import load_table
-from paceline_router.facts import Facts, Role, Work
+from paceline_engine.work import Work
+from paceline_router.facts import Facts, Role
 from paceline_router.outlook import foresee, slowed, tightest_s
 from paceline_router.pick import POLICIES, Choice, NoEndpoint, Picker
 from paceline_router.replica import Flight, Replica, Size
-from paceline_router.shortlist import HEADS, Shortlist
+from paceline_router.shortlist import HEADS, Shortlist, load
 from paceline_router.state import Ledger
 
 TABLE = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
@@ -92,6 +93,28 @@ class Changes(RuleBasedStateMachine):
         if names:
             self.live.append(self.ledger.begin(size, None, names[i % len(names)], 1.0))
 
+    @rule(size=SIZES, i=st.integers(0, 99))
+    def begin_apart(self, size: Size, i: int) -> None:
+        replicas = self.ledger.replicas.values()
+        prefills = [r.name for r in replicas if r.role is Role.PREFILL]
+        decodes = [r.name for r in replicas if r.role is Role.DECODE]
+        if prefills and decodes:
+            pair = prefills[i % len(prefills)], decodes[i % len(decodes)]
+            self.live.append(self.ledger.begin(size, *pair, 1.0))
+
+    @precondition(lambda self: self.live)
+    @rule(i=st.integers(0, 99))
+    def hand_over(self, i: int) -> None:
+        flight = self.live[i % len(self.live)]
+        if flight.prefill is not None and flight.parked_on is None and flight.decoding_on is None:
+            self.ledger.prefilled(flight, 1.5)
+            self.ledger.decode_on(flight, flight.decode.name)
+
+    @precondition(lambda self: self.live)
+    @rule(i=st.integers(0, 99), count=st.integers(1, 3000))
+    def relay(self, i: int, count: int) -> None:
+        self.ledger.tokens(self.live[i % len(self.live)], count)
+
     @precondition(lambda self: self.live)
     @rule(i=st.integers(0, 99), ends=st.booleans())
     def go_on(self, i: int, ends: bool) -> None:
@@ -136,9 +159,10 @@ class Changes(RuleBasedStateMachine):
             assert len(set(heads)) == len(heads)
             assert set(heads) <= set(active)
             assert {(r.facts.table, tightest_s(r)) for r in heads} == kinds
-            assert len(heads) == sum(
-                min(HEADS, sum((r.facts.table, tightest_s(r)) == kind for r in active)) for kind in kinds
-            )
+            for kind in kinds:
+                loads = [load(r) for r in active if (r.facts.table, tightest_s(r)) == kind]
+                found = [load(r) for r in heads if (r.facts.table, tightest_s(r)) == kind]
+                assert sorted(found) == sorted(loads)[:HEADS]
 
 
 Changes.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

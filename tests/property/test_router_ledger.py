@@ -35,7 +35,7 @@ class Requests(RuleBasedStateMachine):
     )
     def begin(self, prompt: int, output: int, p: str | None, d: str, limits: tuple[float, float], chain: int) -> Flight:
         self.now += 0.1
-        hashes = tuple(range(chain * 1000, chain * 1000 + prompt // 16)) if chain else ()
+        hashes = tuple(range(chain * 1000, chain * 1000 + prompt // 128)) if chain else ()
         size = Size(prompt, output, self.now + limits[0], limits[1], 100, hashes)
         flight = self.ledger.begin(size, p, d, self.now)
         assert flight.entry is not None

@@ -108,7 +108,7 @@ def test_a_machine_beyond_the_bounds_is_not_trusted_and_the_table_stands(scale: 
         model.observe(shape, scale * A100.seconds(shape) * rng.gauss(1.0, 0.03))
     for shape in steps(rng, 20):
         assert model.predict(shape) == A100.seconds(shape)
-        assert model.margin_s(shape) >= 0.5 * A100.seconds(shape)
+    assert all(model.margin_ratio(regime) >= 0.5 for regime in Regime)
     assert not any(model.trusted(regime) for regime in Regime)
 
 
@@ -152,4 +152,4 @@ def test_no_measurement_makes_a_prediction_that_is_not_a_positive_number(
         if chunk or decodes:
             assert isfinite(model.predict(shape))
             assert model.predict(shape) > 0
-            assert isfinite(model.margin_s(shape))
+            assert all(isfinite(model.margin_ratio(regime)) for regime in Regime)

@@ -6,9 +6,9 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paceline_router.waiting import LONGEST_RETRY_S, Fate, Prospect, Rule, WaitingRoom
+from paceline_router.waiting import LONGEST_RETRY_S, Claim, Fate, Prospect, Rule, WaitingRoom
 
-RULES = {"chat": Rule(), "code": Rule(), "batch": Rule(priority=1, patience_s=1.0)}
+RULES = {"chat": Rule(), "code": Rule(), "batch": Rule(priority=1)}
 ALONE_S = 0.1
 ARRIVALS = st.lists(
     st.tuples(st.floats(0.0, 0.5), st.sampled_from(["chat", "code", "batch", "unknown"]), st.floats(0.01, 4.0)),
@@ -18,14 +18,13 @@ ARRIVALS = st.lists(
 
 @settings(max_examples=80)
 @given(arrivals=ARRIVALS, seed=st.integers(0, 999), most=st.floats(0.0, 2.5))
-def test_each_leaves_exactly_once_and_at_the_latest_when_its_patience_ends(
+def test_each_leaves_exactly_once_and_at_the_latest_when_it_is_due(
     arrivals: list[tuple[float, str, float]], seed: int, most: float
 ) -> None:
     room: WaitingRoom[int] = WaitingRoom(RULES)
     rng = Random(seed)
     now, left = 0.0, dict[int, Fate]()
     due: dict[int, float] = {}
-    patience: dict[int, float] = {}
     prospects: dict[int, Prospect] = {}
 
     def look() -> None:
@@ -38,15 +37,15 @@ def test_each_leaves_exactly_once_and_at_the_latest_when_its_patience_ends(
                 others = [w for w in due if w not in left and w != gone.what]
                 assert not [w for w in others if due[w] - ALONE_S >= now]
             if gone.fate is Fate.SHED:
-                assert now >= due[gone.what] + patience[gone.what]
+                assert now >= due[gone.what]
                 assert 1 <= gone.retry_after_s <= LONGEST_RETRY_S
             left[gone.what] = gone.fate
         assert len(room) == len(due) - len(left)
 
     for number, (gap_s, class_name, limit_s) in enumerate(arrivals):
         now += gap_s
-        due[number], patience[number] = now + limit_s, RULES.get(class_name, Rule()).patience_s
-        room.enter(number, class_name, due[number])
+        due[number] = now + limit_s
+        room.enter(number, Claim(class_name, due[number]))
         look()
     for _ in range(60):
         now += 0.1

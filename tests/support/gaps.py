@@ -23,6 +23,8 @@ class Stream:
     sent_s: float = 0.0
     times_s: list[float] = field(default_factory=list)
     text: str = ""
+    error: str = ""  # what it ended with, instead of an end
+    complete: bool = False
     status: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -39,6 +41,16 @@ class Measured:
     quiet_s: tuple[float, ...]
     long_ttft_s: tuple[float, ...]
     tokens_per_s: float
+
+
+def together(runs: Sequence[Measured]) -> Measured:
+    """Several measurements of one side as one; its throughput is their mean."""
+    return Measured(
+        tuple(gap for run in runs for gap in run.gaps_s),
+        tuple(gap for run in runs for gap in run.quiet_s),
+        tuple(ttft for run in runs for ttft in run.long_ttft_s),
+        sum(run.tokens_per_s for run in runs) / len(runs),
+    )
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -62,11 +74,14 @@ async def complete(port: int, stream: Stream, headers: Mapping[str, str] | None 
         writer.write(head.encode() + "\r\n".join(lines).encode() + b"\r\n\r\n" + content)
         stream.status = int((await reader.readline()).split()[1])
         async for line in reader:
+            stream.complete |= line.startswith(b"data: [DONE]")
             if line.startswith(b"data: {"):
                 stream.times_s.append(time.perf_counter())
                 if len(stream.times_s) == SETTLED_TOKENS:
                     stream.settled.set()
-                choices = json.loads(line[6:])["choices"]
+                event = json.loads(line[6:])
+                stream.error = event.get("error", {}).get("message", "")
+                choices = event.get("choices")
                 stream.text += choices[0]["text"] if choices else ""
     finally:
         writer.close()

@@ -21,11 +21,6 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     uvloop.run(bounded())
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 (what is waited for tells nobody)
-        await asyncio.sleep(0.001)
-
-
 @asynccontextmanager
 async def serving(handler: Callable[[Exchange], None], **over: Any) -> AsyncIterator[tuple[Server, ClientPool]]:
     server = await serve(handler, "127.0.0.1", 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from types import SimpleNamespace
 from typing import cast
@@ -48,6 +48,15 @@ def router() -> frozenset[str]:
 def engine() -> frozenset[str]:
     """A simulated engine; the vLLM ones expose the same names."""
     return _names(text_string_to_metric_families(asyncio.run(_engine_page())))
+
+
+def engine_families(page: str = "") -> Mapping[str, tuple[str, frozenset[str]]]:
+    """Type and own labels of each metric of an engine's page; the simulated engine's without one."""
+    found: dict[str, tuple[str, frozenset[str]]] = {}
+    for family in text_string_to_metric_families(page or asyncio.run(_engine_page())):
+        labels = frozenset(label for s in family.samples for label in s.labels) - {"le", "engine", "model_name"}
+        found[family.name] = family.type, labels
+    return found
 
 
 def operator() -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from paceline_engine.clock import Clock
 from paceline_engine.http1 import ClientError, ClientPool, Response, Server, fetch
 from paceline_router.server import Router
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import until
 
 JSON = [(b"content-type", b"application/json")]
 
@@ -74,6 +75,7 @@ def make_config(engines: dict[str, EngineDouble], **over: Any) -> RouterConfig:
             {"name": "interactive", "ttft_s": 0.4, "tpot_s": 0.04},
             {"name": "batch", "ttft_s": 30, "tpot_s": 0.25},
         ],
+        "policy": "least-predicted-ttft",  # hands over wherever there is a prefill replica
         "discovery": {"kind": "static", "replicas": replicas},
     }
     return RouterConfig.model_validate({**base, **over})
@@ -95,18 +97,12 @@ async def fleet(*names: str, scale: float = 1.0, **over: Any) -> AsyncIterator[F
         pool = ClientPool("127.0.0.1", server.port)
         up = Fleet(router, server, engines, pool, stop, task)
         try:
-            await eventually(lambda: all(r.ready for r in router.shell.ledger.replicas.values()))
+            await until(lambda: all(r.ready for r in router.shell.ledger.replicas.values()))
             yield up
         finally:
             pool.close()
             stop.set()
             await asyncio.wait_for(task, 5)
-
-
-async def eventually(holds: Callable[[], bool], timeout_s: float = 3.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not holds():  # noqa: ASYNC110 - any state of the router may be waited for
-            await asyncio.sleep(0.005)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

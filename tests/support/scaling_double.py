@@ -12,8 +12,7 @@ from math import inf
 
 from paceline_api.slo import SLOClass
 from paceline_engine.tables import load_table
-from paceline_router.autoscale.outlook import Factors
-from paceline_router.autoscale.phases import Forecast
+from paceline_router.autoscale.phases import Factors, Forecast
 from paceline_router.autoscale.signals import (
     Attained,
     Change,

@@ -8,20 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
-import orjson
 import uvloop
+from engine_peer import TOKEN, Peer
 from paceline_engine.alarms import Alarms
 from paceline_engine.clock import Clock
-from paceline_engine.http1 import ClientPool, EventSplitter, Header, Response, fetch
 from paceline_engine.sim.engine import Engine, Phase
 from paceline_engine.sim.options import check, make_replica, parser
 from paceline_engine.sim.server import EngineServer
-from prometheus_client.parser import text_string_to_metric_families
 
-TOKEN = "service-token"
-TRUSTED: tuple[Header, ...] = ((b"x-paceline-token", TOKEN.encode()),)
 TIME_SCALE = 20.0
 _FLAGS = (
     *("--model=llama-3.1-8b", "--served-name=m", "--table=a100-sxm-80gb", "--max-model-len=4096"),
@@ -29,40 +24,12 @@ _FLAGS = (
 )
 
 
-class Client:
+class Client(Peer):
     """Calls one engine over HTTP."""
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.port)
         self.engine = engine
-        self.pool = ClientPool("127.0.0.1", engine.port)
-
-    async def get(self, path: str) -> Response:
-        return await fetch(self.pool, b"GET", path.encode(), timeout_s=10)
-
-    async def post(self, path: str, body: object, headers: tuple[Header, ...] = ()) -> Response:
-        data = body if isinstance(body, bytes) else orjson.dumps(body)
-        return await fetch(self.pool, b"POST", path.encode(), headers, data, timeout_s=10)
-
-    async def complete(self, headers: tuple[Header, ...] = (), /, **body: Any) -> dict[str, Any]:
-        """The decoded answer of /v1/completions, which must be 200."""
-        answer = await self.post("/v1/completions", {"model": "m", **body}, headers)
-        assert answer.status == 200, answer.body
-        return dict(orjson.loads(answer.body))
-
-    async def metrics(self) -> dict[str, float]:
-        """Samples by name and own labels: `paceline_engine_legs_total finished`."""
-        page = await self.get("/metrics")
-        return {
-            " ".join((s.name, *(v for k, v in sorted(s.labels.items()) if k not in ("model_name", "engine")))): s.value
-            for family in text_string_to_metric_families(page.body.decode())
-            for s in family.samples
-        }
-
-
-def events(answer: Response) -> list[Any]:
-    """The events of a streamed answer, `[DONE]` as a string."""
-    splitter = EventSplitter()
-    return ["[DONE]" if e == b"[DONE]" else orjson.loads(e) for e in splitter.feed(answer.body)]
 
 
 @asynccontextmanager
@@ -83,13 +50,6 @@ async def engines(*fleets: tuple[str, ...], token: str = TOKEN) -> AsyncIterator
             clients.append(Client(engine))
             stack.callback(clients[-1].pool.close)
         yield clients
-
-
-async def until(test: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Waits for something that becomes true by itself."""
-    async with asyncio.timeout(timeout_s):
-        while not test():  # noqa: ASYNC110 (what is waited for knows nothing of events)
-            await asyncio.sleep(0.002)
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from paceline_engine.tables import load_table
 from paceline_router.arriving import Load
 from paceline_router.facts import Facts, Role
-from paceline_router.foresight import LEAST, MOST, PRIOR, PredictionErrors
+from paceline_router.foresight import LEAST, LEAST_DRIFT, MOST, MOST_DRIFT, PRIOR, PredictionErrors
 from paceline_router.outlook import chance, foresee, outlook, slowed
 from paceline_router.replica import Replica, Size
 from paceline_router.state import Ledger
@@ -73,12 +73,35 @@ def test_what_is_late_anyhow_delays_nobody() -> None:
 def test_a_head_that_is_overdue_is_expected_to_take_as_long_again() -> None:
     ledger = make_ledger()
     replica = ledger.replicas["m0"]
-    ledger.begin(make_size(4000, due_s=0.9), None, "m0", 0.0)
+    ledger.begin(make_size(4000, due_s=9.0), None, "m0", 0.0)
     (end_s,) = outlook(replica).ends
     size = make_size(due_s=10.0)
     assert foresee(replica, size, 0, end_s, 0.0, ERRORS).ttft_s < foresee(replica, size, 0, 0.0, 0.0, ERRORS).ttft_s
     late = foresee(replica, size, 0, end_s + 1.0, 0.0, ERRORS)
     assert late.ttft_s == pytest.approx(1.0 + late.alone_s)
+
+
+def test_who_waits_for_one_that_is_late_for_good_is_foreseen_as_if_it_were_not_there() -> None:
+    ledger = make_ledger()
+    replica = ledger.replicas["m0"]
+    ledger.begin(make_size(4000, due_s=0.9), None, "m0", 0.0)
+    size = make_size(due_s=10.0)
+    held = foresee(replica, size, 0, 0.8, 0.0, ERRORS)
+    assert held.ttft_s > 5 * held.alone_s
+    freed = foresee(replica, size, 0, 1.0, 0.0, ERRORS)
+    assert freed.ttft_s < 2 * freed.alone_s
+    assert outlook(replica).dues == []
+
+
+def test_a_prompt_takes_its_time_from_when_it_came_whoever_lingers_before_it() -> None:
+    ledger = make_ledger()
+    replica = ledger.replicas["m0"]
+    ledger.begin(make_size(4000, due_s=0.1), None, "m0", 0.0)
+    ledger.begin(make_size(due_s=6.0), None, "m0", 5.0)
+    (end_s,) = outlook(replica).ends
+    behind = foresee(replica, make_size(due_s=7.0), 0, 5.0, 0.0, ERRORS)
+    assert behind.ttft_s == pytest.approx(end_s - 5.0 + behind.alone_s)
+    assert behind.ttft_s < 3 * behind.alone_s
 
 
 def test_the_more_decodes_hold_a_pace_the_slower_are_prompts() -> None:
@@ -145,3 +168,26 @@ def test_load_is_a_rate_from_the_first_seconds_on() -> None:
         load.note(100, 110.0 + i * 0.05)
     assert load.requests_rps == pytest.approx(20.0, rel=0.1)
     assert load.tokens_per_s == pytest.approx(2000, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("others", "took_s", "falls"),
+    [(0, 0.02, True), (0, 0.3, False), (2, 0.02, False)],
+    ids=["alone and fast", "alone and slow: never above what is foreseen", "behind others it says nothing"],
+)
+def test_a_replica_that_computes_lone_prompts_faster_is_foreseen_so(others: int, took_s: float, falls: bool) -> None:
+    ledger = make_ledger()
+    replica = ledger.replicas["m0"]
+    for _ in range(others):
+        ledger.begin(make_size(due_s=50.0), None, "m0", 0.0)
+    before = foresee(replica, make_size(), 0, 0.0, 0.0, ERRORS).alone_s
+    for i in range(30):
+        size = make_size(due_s=i + 1.0)
+        flight = ledger.begin(size, None, "m0", float(i))
+        ledger.expect(flight, foresee(replica, size, 0, float(i), 0.0, ERRORS).alone_s, float(i))
+        ledger.first_token(flight, i + took_s)
+        ledger.end(flight, i + took_s)
+    after = foresee(replica, make_size(), 0, 0.0, 0.0, ERRORS).alone_s
+    assert (after < 0.8 * before) is falls
+    assert LEAST_DRIFT <= replica.drift <= MOST_DRIFT
+    assert falls or after == pytest.approx(before)

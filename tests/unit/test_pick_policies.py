@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from paceline_api.config import DEFAULT_POLICY, PolicyName
 from paceline_engine.tables import load_table
-from paceline_router.facts import Facts, Role, Work
+from paceline_engine.work import Work
+from paceline_router.facts import Facts, Role
 from paceline_router.pick import POLICIES, Choice, NoEndpoint, Picker
 from paceline_router.pick.picker import FEW
-from paceline_router.prefixes import SPAN
+from paceline_router.prefixes import SPAN_TOKENS
 from paceline_router.replica import Flight, Replica, Size
 from paceline_router.state import Ledger
 
@@ -45,8 +47,8 @@ def decoding(ledger: Ledger, name: str, count: int, limits: tuple[float, float] 
         ledger.first_token(ledger.begin(make_size(limits, prompt), None, name, 0.0), 0.0)
 
 
-def blocks(count: int) -> tuple[int, ...]:
-    return tuple(range(count * SPAN))
+def spans(count: int) -> tuple[int, ...]:
+    return tuple(range(count))
 
 
 def test_power_of_two_never_takes_the_busier_of_the_two() -> None:
@@ -69,10 +71,10 @@ def test_lmetric_multiplies_new_tokens_and_batch() -> None:
 
 def test_lmetric_counts_what_the_prefix_cache_lacks() -> None:
     ledger = make_ledger("m0", "m1")
-    tokens = 8 * SPAN * 16
-    for flight in queue(ledger, "m1", tokens, block_hashes=blocks(8)):
+    tokens = 8 * SPAN_TOKENS
+    for flight in queue(ledger, "m1", tokens, prefix=spans(8)):
         ledger.first_token(flight, 0.0)
-    assert choose("lmetric", ledger, make_size(prompt=tokens + 100, block_hashes=blocks(8))) == (None, "m1")
+    assert choose("lmetric", ledger, make_size(prompt=tokens + 100, prefix=spans(8))) == (None, "m1")
     assert choose("lmetric", ledger, make_size(prompt=tokens + 100)) == (None, "m0")
 
 
@@ -83,11 +85,11 @@ def test_a_decode_leg_goes_to_the_smallest_batch_by_lmetric() -> None:
 
 
 def test_prefix_affinity_follows_the_longest_prefix_until_load_is_out_of_balance() -> None:
-    ledger, tokens = make_ledger("m0", "m1"), 8 * SPAN * 16
-    queue(ledger, "m1", tokens, block_hashes=blocks(8))
-    size = make_size(prompt=tokens, block_hashes=blocks(8))
+    ledger, tokens = make_ledger("m0", "m1"), 8 * SPAN_TOKENS
+    queue(ledger, "m1", tokens, prefix=spans(8))
+    size = make_size(prompt=tokens, prefix=spans(8))
     assert choose("prefix-affinity", ledger, size) == (None, "m1")
-    assert choose("prefix-affinity", ledger, make_size(prompt=4 * tokens, block_hashes=blocks(8))) == (None, "m0")
+    assert choose("prefix-affinity", ledger, make_size(prompt=4 * tokens, prefix=spans(8))) == (None, "m0")
     queue(ledger, "m1", *[10] * 40)
     assert choose("prefix-affinity", ledger, size) == (None, "m0")
 
@@ -128,24 +130,37 @@ def test_a_decode_that_would_break_the_pace_of_others_goes_elsewhere() -> None:
 
 
 def test_a_decode_replica_computes_the_prompt_when_the_prefill_queue_would_make_it_late() -> None:
+    def first(prompt: int, **over: bool) -> str | None:
+        found = Picker("least-misses", Random(1), **over).choose(ledger, make_size(CHAT, prompt=prompt), 0.0)
+        assert isinstance(found, Choice)
+        return found.prefill
+
     ledger = make_ledger("p0", "d0")
-    assert choose("least-misses", ledger, make_size(CHAT)) == (None, "d0")  # idle: no hand-over is the shorter way
+    assert first(256, local_prefill=True) is None  # idle: no hand-over is the shorter way
     decoding(ledger, "d0", 30, CODE)
-    assert choose("least-misses", ledger, make_size(CHAT, prompt=4000))[0] == "p0"
+    assert first(4000, local_prefill=True) == "p0"
     queue(ledger, "p0", *[8000] * 5, due_s=0.95)
-    assert choose("least-misses", ledger, make_size(CHAT, prompt=256)) == (None, "d0")
-    held = Picker("least-misses", Random(1), recompute=False).choose(ledger, make_size(CHAT, prompt=256), 0.0)
-    assert isinstance(held, Choice)
-    assert held.prefill == "p0"
+    assert first(256, local_prefill=True) is None
+    assert first(256) == "p0"
+    assert first(256, local_prefill=True, recompute=False) == "p0"
+
+
+def test_who_was_sent_a_prompt_a_moment_ago_is_spared_the_next() -> None:
+    ledger = make_ledger("m0", "m1")
+    ledger.end(ledger.begin(make_size(), None, "m0", 0.0), 0.05)
+    for now, expected in ((0.1, "m1"), (60.0, "m0")):
+        choice = Picker("least-misses", Random(1)).choose(ledger, make_size(due_s=now + 0.5), now)
+        assert isinstance(choice, Choice)
+        assert choice.decode == expected
 
 
 def test_a_cached_prefix_shortens_the_prediction() -> None:
-    ledger, tokens = make_ledger("m0", "m1"), 16 * SPAN * 16
-    for flight in queue(ledger, "m1", tokens, block_hashes=blocks(16)):
+    ledger, tokens = make_ledger("m0", "m1"), 16 * SPAN_TOKENS
+    for flight in queue(ledger, "m1", tokens, prefix=spans(16)):
         ledger.first_token(flight, 0.0)
-    size = make_size(prompt=tokens, block_hashes=blocks(16))
-    with_cache = Picker("least-misses", Random(1)).choose(ledger, size, 0.0)
-    without = Picker("least-misses", Random(1)).choose(ledger, replace(size, block_hashes=()), 0.0)
+    size = make_size(prompt=tokens, prefix=spans(16), due_s=11.0)
+    with_cache = Picker("least-misses", Random(1)).choose(ledger, size, 10.0)
+    without = Picker("least-misses", Random(1)).choose(ledger, replace(size, prefix=()), 10.0)
     assert isinstance(with_cache, Choice)
     assert isinstance(without, Choice)
     assert with_cache.decode == "m1"
@@ -202,3 +217,8 @@ def test_a_large_fleet_is_served_by_its_idle_replicas(policy: str) -> None:
 def test_no_replica_is_no_endpoint_for_every_policy() -> None:
     for policy in POLICIES:
         assert isinstance(Picker(policy, Random(1)).choose(make_ledger(), make_size(), 0.0), NoEndpoint)
+
+
+def test_configuration_knows_every_policy() -> None:
+    assert set(get_args(PolicyName)) == POLICIES.keys()
+    assert DEFAULT_POLICY in POLICIES

@@ -115,7 +115,7 @@ paceline_step_seconds_bucket{kind="measured",le="+Inf"} 10
 def test_an_exposition_is_read_for_what_the_router_decides_by() -> None:
     scraped = read(EXPOSITION, 7.0, "served", 1)
     table = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
-    assert scraped.facts == Facts(table, 0.9, 0.003, 1.25, 0.002, 512, 32, 32_000, seen_at_s=7.0)
+    assert scraped.facts == Facts(table, 0.9, 0.003, 1.25, 0.002, 512, 32_000, seen_at_s=7.0)
     assert fleet_quantile([scraped], LATENESS, 0.99, {}) == pytest.approx(0.0019)
     assert fleet_quantile([scraped], STEP, 0.5, {"kind": "measured"}) == pytest.approx(0.015)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paceline_api.config import RouterConfig
+from paceline_api.config import DEFAULT_POLICY, RouterConfig
 from paceline_engine.clock import Clock
 from paceline_router.metrics import Histogram
 from paceline_router.reload import ConfigFile
@@ -70,7 +70,7 @@ def test_a_changed_file_changes_the_classes_and_a_broken_one_nothing(
         file.write_text(make_config(policy="random").to_json())
         reload.look()
         assert list(shell.classes) == ["c"]
-        assert shell.config.policy == "least-predicted-ttft"
+        assert shell.config.policy == DEFAULT_POLICY
         assert "fields=policy" in caplog.text
 
     asyncio.run(body())

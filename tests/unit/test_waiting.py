@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from paceline_router.waiting import LONGEST_RETRY_S, TURN_S, Fate, Left, Prospect, Rule, WaitingRoom, fate
+from paceline_router.waiting import LONGEST_RETRY_S, TURN_S, Claim, Fate, Left, Prospect, Rule, WaitingRoom, fate
 
 FREE, BUSY = Prospect(0.02, 0.1), Prospect(0.8, 0.1)
-RULES = {"chat": Rule(), "batch": Rule(priority=1), "patient": Rule(priority=2, patience_s=10.0)}
+RULES = {"chat": Rule(), "batch": Rule(priority=1), "last": Rule(priority=2)}
 
 FATES = [
     ("one that harms nobody is served at once", 10.0, FREE, False, Fate.SERVE),
@@ -29,7 +29,7 @@ def test_fate(due_s: float, prospect: Prospect, ahead: bool, expected: Fate) -> 
 def make_room(*entries: tuple[str, str, float]) -> WaitingRoom[str]:
     room: WaitingRoom[str] = WaitingRoom(RULES)
     for what, class_name, due_s in entries:
-        room.enter(what, class_name, due_s)
+        room.enter(what, Claim(class_name, due_s))
     return room
 
 
@@ -64,17 +64,16 @@ def test_while_interactive_work_waits_batch_work_goes_only_where_it_brings_hardl
     assert leaving(room, 0.0, chat=BUSY, batch=Prospect(0.05, 0.1)) == [("batch", Fate.SERVE)]
 
 
-def test_what_can_no_longer_be_in_time_is_shed_once_its_deadline_and_patience_are_over() -> None:
-    room = make_room(("a", "chat", 1.0), ("b", "patient", 1.0))
-    harmful = Prospect(2.0, 0.1)
+def test_what_can_no_longer_be_in_time_is_shed_once_it_is_due() -> None:
+    room = make_room(("a", "chat", 1.0), ("b", "last", 1.1))
+    harmful = Prospect(2.0, 0.2)
     assert leaving(room, 0.95, a=harmful, b=harmful) == []
     assert leaving(room, 1.0, a=harmful, b=harmful) == [("a", Fate.SHED)]
-    assert leaving(room, 10.9, b=harmful) == []
-    assert leaving(room, 11.0, b=harmful) == [("b", Fate.SHED)]
+    assert leaving(room, 1.1, b=harmful) == [("b", Fate.SHED)]
 
 
 def test_late_requests_come_after_all_that_can_be_saved() -> None:
-    room = make_room(("late", "patient", 1.0), ("saved", "chat", 5.0))
+    room = make_room(("late", "last", 2.05), ("saved", "chat", 5.0))
     alone = Prospect(1.0, 0.1)
     assert leaving(room, 2.0, late=alone, saved=BUSY) == []
     assert leaving(room, 2.0, late=alone) == [("saved", Fate.SERVE), ("late", Fate.SERVE)]
@@ -84,9 +83,9 @@ def test_once_some_became_late_the_newest_has_a_turn() -> None:
     room = make_room(("a", "chat", 1.0))
     assert leaving(room, 1.5, a=Prospect(2.0, 0.1)) == [("a", Fate.SHED)]
     for what, due_s in (("b", 2.4), ("c", 2.5)):
-        room.enter(what, "chat", due_s)
+        room.enter(what, Claim("chat", due_s))
     assert leaving(room, 1.6, c=BUSY) == []
-    room.enter("d", "chat", 2.6)
+    room.enter("d", Claim("chat", 2.6))
     assert leaving(room, 1.6 + TURN_S / 2, c=BUSY) == []
     assert leaving(room, 1.6 + TURN_S) == [("d", Fate.SERVE), ("c", Fate.SERVE), ("b", Fate.SERVE)]
 
@@ -94,15 +93,41 @@ def test_once_some_became_late_the_newest_has_a_turn() -> None:
 def test_retry_after_is_the_time_in_which_those_that_wait_would_be_served() -> None:
     room: WaitingRoom[int] = WaitingRoom({})
     assert room.retry_after_s() == 1
+    for i in range(1020):
+        room.enter(i, Claim("chat", 1e9))
     for i in range(1000):
-        room.enter(i, "chat", 1e9)
         room.release(lambda _: FREE, 0.5 * i)
-    for i in range(20):
-        room.enter(i, "chat", 1e9)
     assert room.retry_after_s() == pytest.approx(10, abs=1)
     for i in range(1000):
-        room.enter(i, "chat", 1e9)
+        room.enter(i, Claim("chat", 1e9))
     assert room.retry_after_s() == LONGEST_RETRY_S
+
+
+def test_a_lull_says_nothing_of_how_fast_a_queue_is_served() -> None:
+    room: WaitingRoom[int] = WaitingRoom({})
+    for i in range(100):
+        room.enter(i, Claim("chat", 1e9))
+        room.release(lambda _: FREE, 60.0 * i)
+    for i in range(5):
+        room.enter(i, Claim("chat", 1e9))
+    assert room.retry_after_s() == 1
+
+
+@pytest.mark.parametrize("now", [0.0, 0.95], ids=["one that can be in time", "one that is late"])
+@pytest.mark.parametrize("gone", ["a", "b"], ids=["the next", "one behind it"])
+def test_one_that_leaves_by_itself_waits_no_more(now: float, gone: str) -> None:
+    room = make_room(("a", "chat", 1.0), ("b", "chat", 1.0))
+    assert leaving(room, now, a=Prospect(2.0, 0.1), b=Prospect(2.0, 0.1)) == []
+    room.leave(gone, "chat")
+    assert len(room) == 1
+    left = leaving(room, 1.0, a=Prospect(2.0, 0.1), b=Prospect(2.0, 0.1))
+    assert [what for what, _ in left] == [{"a": "b", "b": "a"}[gone]]
+
+
+def test_a_new_rule_holds_for_those_that_wait() -> None:
+    room = make_room(("a", "batch", 30.0), ("b", "chat", 1.0))
+    room.adopt({"chat": Rule(priority=5)})
+    assert leaving(room, 0.0) == [("a", Fate.SERVE), ("b", Fate.SERVE)]
 
 
 def test_one_that_is_shed_is_told_when_to_come_again() -> None:

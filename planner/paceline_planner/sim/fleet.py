@@ -19,19 +19,20 @@ from paceline_engine.sim.pipeline import PipelinedReplica
 from paceline_engine.sim.replica import Emitted, TooLong
 from paceline_engine.sim.replica import Replica as Engine
 from paceline_engine.sim.setup import build
+from paceline_router import attempts
 from paceline_router.attempts import Fault
 from paceline_router.state import Ledger
+from paceline_router.waiting import LOOK_EVERY_S
+from paceline_router.way import Send
 
 from paceline_planner.sim.handover import Handovers
-from paceline_planner.sim.rides import EngineSpec, FleetSpec, Job, Ride
-from paceline_planner.sim.routing import Held, Route, Router, Send, facts
+from paceline_planner.sim.rides import ENGINE_LEGS, EngineSpec, FleetSpec, Job, Ride
+from paceline_planner.sim.routing import Held, Route, Router, facts
 from paceline_planner.sim.timeline import Timeline
 
 __all__ = ["EngineSpec", "Fleet", "FleetSpec", "Job", "Ride"]
 
 LEDGER_EVERY_TOKENS = 8  # the router counts what it relays in pieces; each token by itself would only cost time
-
-LOOK_EVERY_S = 0.01  # between two looks at a waiting room: below a step
 
 
 class Fleet:
@@ -58,6 +59,7 @@ class Fleet:
                 Random(rng.random()),
                 spec.classes,
                 recompute=spec.recompute,
+                local_prefill=spec.local_prefill,
                 waiting=spec.waiting,
             )
             for _ in range(spec.routers)
@@ -164,11 +166,11 @@ class Fleet:
 
     def _take(self, ride: Ride, route: Route) -> None:
         """What its router decided. KV that is parked and no longer wanted goes with its lease."""
-        fetches = isinstance(route, Send) and route.leg is Leg.DECODE
+        fetches = isinstance(route, Send) and route.leg is attempts.Leg.FETCH
         if ride.parked_key and not fetches:
             self._handovers.abandon(ride)
         if isinstance(route, Send):
-            self._submit(ride, route.replica, route.leg)
+            self._submit(ride, route.replica, ENGINE_LEGS[route.leg])
         elif isinstance(route, Held):
             self.rides[ride.key] = ride
         else:
@@ -259,13 +261,11 @@ class Fleet:
                 self._begin(ride)
             elif request.emitted_tokens % LEDGER_EVERY_TOKENS == 0:
                 ride = self.rides[request.id]
-                assert ride.flight is not None
-                self.routers[ride.router].ledger.tokens(ride.flight, LEDGER_EVERY_TOKENS)
+                self.routers[ride.router].tokens(ride, LEDGER_EVERY_TOKENS)
 
     def _begin(self, ride: Ride) -> None:
         """Its first token from a decode or mixed replica."""
-        assert ride.flight is not None
-        self.routers[ride.router].ledger.first_token(ride.flight, self.now)
+        self.routers[ride.router].first_token(ride, self.now)
         if ride.course.first_token_s is None:
             ride.course.first_token_s = self.now
             if self._first_token is not None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from paceline_api.slo import SLOClass
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_router.facts import Role
-from paceline_router.scaling.views import PodView, PoolView, ServiceView
+from paceline_router.scaling.views import Hint, PodView, PoolView, ServiceView
 
 from paceline_planner.launching import DRAIN_NOTICE_S
 from paceline_planner.sim.fleet import Fleet
@@ -59,6 +59,15 @@ class PoolSpec:
     most: int = 99
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a service's file tells an autoscaler besides its pools and classes."""
+
+    max_gpus: int | None = None
+    prompt_hint: Hint | None = None
+    output_hint: Hint | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Pod:
     """One replica. What has not happened yet is at infinity."""
@@ -79,6 +88,7 @@ class Members:
     pools: Sequence[PoolSpec]
     rng: Random
     replaces: bool = True  # a replica that died is ordered again
+    declared: Declared = Declared()
     pods: list[Pod] = field(default_factory=list)
     _serial: count[int] = field(default_factory=count)
 
@@ -121,7 +131,8 @@ class Members:
         pods = (router, *(_pod_view(p, self.fleet.now) for p in self.pods if p.left_s == p.gone_s == inf))
         model = self.pools[0].replica.machine.table.model
         slos = tuple(classes.values())
-        return ServiceView("sim", "sim", "sim", 1, "Enabled", stabilisation_s, model, slos, pools, pods)
+        told = self.declared.max_gpus, self.declared.prompt_hint, self.declared.output_hint
+        return ServiceView("sim", "sim", "sim", 1, "Enabled", stabilisation_s, model, slos, pools, pods, *told)
 
     def _pool_view(self, pool: PoolSpec) -> PoolView:
         table = pool.replica.machine.table

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from paceline_api.config import DEFAULT_POLICY
 from paceline_api.slo import Course, SLOClass
 from paceline_engine.request import Leg
 from paceline_engine.sim.setup import ReplicaSpec
+from paceline_router import attempts
 from paceline_router.facts import Role
-from paceline_router.replica import Flight, Size
 from paceline_router.waiting import Rule
+from paceline_router.way import Way
 
-NOTHING = Size(0, 0)
+ENGINE_LEGS = {attempts.Leg.WHOLE: Leg.WHOLE, attempts.Leg.PREFILL: Leg.PREFILL, attempts.Leg.FETCH: Leg.DECODE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Job:
     output_tokens: int
     class_name: str
     block_hashes: tuple[int, ...] = ()
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,16 @@ class FleetSpec:
     `record_gaps`: rides keep the times between their tokens, which costs a tenth of the speed.
     `front_s`: from a client's send until the fleet knows of the request (connection, HTTP, tokenising); in TTFT.
     `hop_s`: from the end of a prefill leg until the decode engine asks for its KV (two HTTP exchanges, the router).
-    `routers` share the arrivals at random; each knows only what it sent itself, and scrapes at its own moments.
+    `routers` share the arrivals at random; each knows what it sent itself, and of the others' what engines tell of when
+    it scrapes them, at its own moments.
     `waiting`: what a router's waiting room holds each class to; None: there is none, and nothing is shed.
-    `kv_failure_ratio` of the KV transfers fail, known after `kv_timeout_s`; `recompute` is kvTransfer.onFailure.
+    `kv_failure_ratio` of the KV transfers fail, known after `kv_timeout_s`; `recompute` is kvTransfer.onFailure,
+    `local_prefill` the router's: decode replicas may compute prompts wherever that is the shorter way.
     """
 
     engines: tuple[EngineSpec, ...]
     classes: Mapping[str, SLOClass]
-    router_policy: str = "least-predicted-ttft"
+    router_policy: str = DEFAULT_POLICY
     transfer_in_tpot: bool = False
     max_context_tokens: int | None = None
     record_gaps: bool = False
@@ -67,6 +72,7 @@ class FleetSpec:
     kv_failure_ratio: float = 0.0
     kv_timeout_s: float = 5.0
     recompute: bool = True
+    local_prefill: bool = False
 
     @property
     def gpus(self) -> int:
@@ -81,18 +87,18 @@ class Ride:
     job: Job
     course: Course
     router: int = 0
-    size: Size = NOTHING
-    flight: Flight | None = None
+    way: Way | None = None  # at its router; None before it is there
     on: str = ""  # the replica that has its current leg
     leg: Leg = Leg.WHOLE
     prefilled_on: str = ""  # where its KV is parked
     parked_key: str = ""
-    parked_at_s: float | None = None
-    failures: int = 0
-    prefill_failures: int = 0
-    avoid: frozenset[str] = frozenset()
     started_s: float = 0.0  # when its prompt was first scheduled on a decode or mixed replica
     gaps_s: list[float] = field(default_factory=list)
+
+    @property
+    def failures(self) -> int:
+        """Legs of it that failed."""
+        return 0 if self.way is None else self.way.failures
 
     @property
     def key(self) -> str:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import fmean
 
 from paceline_api.slo import SLOClass, judge
@@ -210,15 +209,6 @@ def sweep(
     runs = list(pool.map(trial, rates, all_seeds) if pool else map(trial, rates, all_seeds))
     n = len(seeds)
     return tuple(Point(rate, tuple(runs[i * n : (i + 1) * n])) for i, rate in enumerate(rates_rps))
-
-
-def crossing(points: Sequence[Point], level_percent: float) -> float | None:
-    """The rate at which attainment first falls below a level, interpolated; None when it does not on these points."""
-    for below, above in pairwise(points):
-        if below.attainment_percent >= level_percent > above.attainment_percent:
-            share = (below.attainment_percent - level_percent) / (below.attainment_percent - above.attainment_percent)
-            return below.rate_rps + share * (above.rate_rps - below.rate_rps)
-    return None
 
 
 def _ascending(points: dict[float, Point]) -> tuple[Point, ...]:

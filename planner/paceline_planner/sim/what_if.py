@@ -8,7 +8,7 @@ Times are seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
@@ -18,7 +18,7 @@ from paceline_planner.report import Event
 from paceline_planner.sim.autoscaler import Autoscaler, Rhythm
 from paceline_planner.sim.failures import kill_at
 from paceline_planner.sim.fleet import Fleet
-from paceline_planner.sim.members import Members, PoolSpec
+from paceline_planner.sim.members import Declared, Members, PoolSpec
 from paceline_planner.sim.telemetry import Telemetry
 
 
@@ -32,12 +32,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """`pools` are those of the fleet's engines. `rhythm` None: sizes stay; else that of the autoscaler."""
+    """`pools` are those of the fleet's engines. `rhythm` None: sizes stay; else that of the autoscaler.
+
+    `declared` is what it is told of the service.
+    """
 
     pools: tuple[PoolSpec, ...] = ()
     failures: tuple[Failure, ...] = ()
     comes_back: bool = True
     rhythm: Rhythm | None = None
+    declared: Declared = field(default_factory=Declared)
 
     @property
     def changes_members(self) -> bool:
@@ -81,9 +85,10 @@ def stage(
     fleet: Fleet, what_if: WhatIf, classes: Mapping[str, SLOClass], telemetry: Telemetry | None, seed: int
 ) -> Stage:
     """Ready a fleet that does not run yet; `telemetry`, which hears of its rides, is for an autoscaler."""
-    members = Members(fleet, what_if.pools, Random(f"{seed}/starts"), replaces=what_if.comes_back)
+    members = Members(fleet, what_if.pools, Random(f"{seed}/starts"), what_if.comes_back, what_if.declared)
     for failure in what_if.failures:
         kill_at(failure.at_s, members, failure.name)
-    if what_if.rhythm is None or telemetry is None:
+    if what_if.rhythm is None:
         return Stage(members, None)
+    assert telemetry is not None, "an autoscaler sees nothing without telemetry"
     return Stage(members, Autoscaler(fleet, members, telemetry, classes, Random(f"{seed}/ticks"), what_if.rhythm))

@@ -7,15 +7,17 @@ from math import inf
 
 from paceline_router.facts import Role
 from paceline_router.latency import transfer_s
-from paceline_router.outlook import Foreseen, foresee, slowed
+from paceline_router.outlook import Foreseen, foresee, slowed, token_s
 from paceline_router.pick.choice import Ask
 from paceline_router.pick.least_predicted import missing_room
 from paceline_router.replica import Replica
 
 WAITING = 0.3  # misses that one whole TTFT limit of predicted TTFT weighs as much as: prompts to come will wait for it
+RECENT = 1.0  # the same of prompts sent there a moment ago: their first decodes have no time to spare for the next
 SHORT_LIMIT_S, LONG_LIMIT_S = 0.05, 10.0  # a limit counts as no shorter and no longer in that
 NO_ROOM = 1.0  # misses: the request waits for KV
 ROOM_TOKENS = 10_000  # that are missing weigh as much again
+NOBODY: Mapping[str, float] = {}
 
 
 def least_misses(replicas: Sequence[Replica], ask: Ask) -> Replica:
@@ -26,7 +28,8 @@ def least_misses(replicas: Sequence[Replica], ask: Ask) -> Replica:
         cost = _second_leg(replica, ask, after)
         if cost < least and ask.computes:
             seen = foreseen(replica, ask, cost)
-            cost = seen.misses + WAITING * seen.ttft_s / limit_s
+            sent_s = replica.recent.at(ask.now) * token_s(replica)
+            cost = seen.misses + (WAITING * seen.ttft_s + RECENT * sent_s) / limit_s
         if cost < least:
             best, least = replica, cost
     return best
@@ -39,9 +42,7 @@ def weigh(first: Replica, ask: Ask) -> Foreseen:
 
 def _decoders(ask: Ask) -> Mapping[str, float]:
     """Expected misses of the second leg, by revision."""
-    return {
-        revision: slowed(decoder, ask.size, ask.load, ask.share, ask.own) for revision, decoder in ask.decoders.items()
-    }
+    return {revision: _second_leg(decoder, ask, NOBODY) for revision, decoder in ask.decoders.items()}
 
 
 def _second_leg(replica: Replica, ask: Ask, after: Mapping[str, float]) -> float:

@@ -1,9 +1,10 @@
 """Puts the choices of a request's legs together: the replica for the prompt, and the one that decodes.
 
 The prompt goes to a prefill or a mixed replica; a prefill replica's request then needs one of its revision to decode. A
-service whose prefill replicas are all gone may have its decode replicas compute prompts (`recompute`); a policy that
-deflects may have them do so at any time. Invariant: a choice names ready replicas outside `avoid`, no two of different
-revisions, and with the same state, generator and past choices it is the same choice.
+service whose prefill replicas are all gone may have its decode replicas compute prompts (`recompute`); with
+`local_prefill` a policy that foresees misses may have them do so at any time. Invariant: a choice names ready replicas
+outside `avoid`, no two of different revisions, and with the same state, generator and past choices it is the same
+choice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from paceline_router.outlook import Foreseen
 from paceline_router.pick.choice import NOTHING, Ask, Choice, NoEndpoint
 from paceline_router.pick.least_misses import foreseen, weigh
 from paceline_router.pick.least_predicted import predicted_s, predicted_tpot_s
-from paceline_router.pick.policies import FORESEEING, POLICIES
+from paceline_router.pick.policies import FORESEEING, POLICIES, PREFIX_READING
 from paceline_router.replica import Replica, Size
 from paceline_router.shortlist import Shortlist
 from paceline_router.state import Ledger
@@ -32,14 +33,19 @@ HOLDERS = 3  # of the longest prefix, looked at besides
 
 
 class Picker:
-    """A policy with its turn counters and generator. `recompute`: decode replicas may compute prompts in need."""
+    """A policy with its turn counters and generator.
 
-    def __init__(self, policy: str, rng: Random, *, recompute: bool = True) -> None:
+    `recompute`: decode replicas may compute prompts in need; `local_prefill`: wherever that is the shorter way, which
+    suits engines that can mix.
+    """
+
+    def __init__(self, policy: str, rng: Random, *, recompute: bool = True, local_prefill: bool = False) -> None:
         self._policy = POLICIES[policy]
         self._rng = rng
         self._recompute = recompute
+        self.reads_prefixes = policy in PREFIX_READING
         self._foresees = policy in FORESEEING
-        self._deflects = recompute and self._foresees
+        self._local_prefill = local_prefill and recompute and self._foresees
         self._first_turn = 0
         self._decode_turn = 0
         self._shortlist: Shortlist | None = None
@@ -56,7 +62,7 @@ class Picker:
         for revision, replicas in ledger.decoders.items():
             if allowed := self._offered(ledger, replicas, avoid, revision):
                 decoders[revision] = self._decoder(ledger, allowed, size, now)
-        cached = ledger.prefixes.cached(size.block_hashes, now) if size.block_hashes else NOTHING
+        cached = _cached(ledger, size, now)
         firsts = self._offered(ledger, ledger.ready(Role.MIXED), avoid, cached=cached)
         if decoders:
             prefills = self._offered(ledger, ledger.ready(Role.PREFILL), avoid, cached=cached)
@@ -65,7 +71,7 @@ class Picker:
             return self.choose_computing(ledger, size, now, avoid)
         if not firsts:
             return NoEndpoint("no ready replica can compute a prompt" if decoders else _missing(ledger))
-        if decoders and self._deflects:
+        if decoders and self._local_prefill:
             firsts = (*firsts, *self._offered(ledger, ledger.ready(Role.DECODE), avoid, cached=cached))
         handover_s = {revision: tpot_s(decoder, size.prompt_tokens) for revision, decoder in decoders.items()}
         ask = self._asked(ledger, size, now, self._first_turn, handover_s, decoders, cached)
@@ -77,7 +83,7 @@ class Picker:
         decoder = ledger.replicas[choice.decode]
         first = decoder if choice.prefill is None else ledger.replicas[choice.prefill]
         pair = {} if choice.prefill is None else {first.revision: decoder}
-        ask = self._asked(ledger, size, now, 0, dict.fromkeys(pair, choice.tpot_s), pair)
+        ask = self._asked(ledger, size, now, 0, dict.fromkeys(pair, choice.tpot_s), pair, _cached(ledger, size, now))
         return weigh(first, ask)
 
     def choose_prefill(
@@ -90,7 +96,8 @@ class Picker:
         self._first_turn += 1
         decoders = {v: replicas[0] for v, replicas in ledger.decoders.items()}
         step_s = {v: tpot_s(decoder, size.prompt_tokens) for v, decoder in decoders.items()}
-        return self._policy(firsts, self._asked(ledger, size, now, self._first_turn, step_s, decoders)).name
+        ask = self._asked(ledger, size, now, self._first_turn, step_s, decoders, _cached(ledger, size, now))
+        return self._policy(firsts, ask).name
 
     def choose_decode(
         self, ledger: Ledger, size: Size, now: float, avoid: frozenset[str] = NOBODY, revision: str = ""
@@ -110,10 +117,15 @@ class Picker:
         self, ledger: Ledger, size: Size, now: float, avoid: frozenset[str] = NOBODY
     ) -> Choice | NoEndpoint:
         """A mixed or decode replica that serves the whole request, prompt included."""
-        replicas = _without((*ledger.ready(Role.MIXED), *ledger.ready(Role.DECODE)), avoid)
+        cached = _cached(ledger, size, now)
+        mixed, decoders = ledger.ready(Role.MIXED), ledger.ready(Role.DECODE)
+        replicas = (
+            *self._offered(ledger, mixed, avoid, cached=cached),
+            *self._offered(ledger, decoders, avoid, cached=cached),
+        )
         if not replicas:
             return NoEndpoint("no decode or mixed replica is ready")
-        ask = self._asked(ledger, size, now, self._decode_turn, {}, {})
+        ask = self._asked(ledger, size, now, self._decode_turn, {}, {}, cached)
         self._decode_turn += 1
         return self._choice(self._policy(replicas, ask), ask)
 
@@ -125,11 +137,17 @@ class Picker:
         revision: str | None = None,
         cached: Mapping[str, int] = NOTHING,
     ) -> Sequence[Replica]:
-        """Those of one role that are to be looked at: of many, the least loaded and the holders of the prefix."""
-        if avoid:
-            return tuple(r for r in replicas if r.name not in avoid)
+        """Those of one role that are to be looked at: of many, the least loaded and the holders of the prefix.
+
+        All but those to avoid where they are few, or where none of the least loaded is left.
+        """
         if len(replicas) <= FEW or not self._foresees:
-            return replicas
+            return _without(replicas, avoid)
+        return _without(self._heads(ledger, replicas, revision, cached), avoid) or _without(replicas, avoid)
+
+    def _heads(
+        self, ledger: Ledger, replicas: Sequence[Replica], revision: str | None, cached: Mapping[str, int]
+    ) -> Sequence[Replica]:
         if self._shortlist is None or self._shortlist.ledger is not ledger:
             self._shortlist = Shortlist(ledger)
         found = self._shortlist.heads(replicas[0].role, revision)
@@ -151,11 +169,9 @@ class Picker:
         turn: int,
         handover_s: Mapping[str, float],
         decoders: Mapping[str, Replica],
-        cached: Mapping[str, int] | None = None,
+        cached: Mapping[str, int],
     ) -> Ask:
-        """What is asked of one who computes the prompt; `cached` None: not yet looked up."""
-        if cached is None:
-            cached = ledger.prefixes.cached(size.block_hashes, now) if size.block_hashes else NOTHING
+        """What is asked of one who computes the prompt."""
         return Ask(
             size,
             now,
@@ -179,8 +195,12 @@ class Picker:
         return Choice(first.name, decoder.name, ttft_s, ask.handover_s[first.revision])
 
 
-def _without(replicas: tuple[Replica, ...], avoid: frozenset[str]) -> tuple[Replica, ...]:
+def _without(replicas: Sequence[Replica], avoid: frozenset[str]) -> Sequence[Replica]:
     return tuple(r for r in replicas if r.name not in avoid) if avoid else replicas
+
+
+def _cached(ledger: Ledger, size: Size, now: float) -> Mapping[str, int]:
+    return ledger.prefixes.cached(size.prefix, now) if size.prefix else NOTHING
 
 
 def _missing(ledger: Ledger) -> str:

@@ -23,4 +23,5 @@ POLICIES: Mapping[str, Policy] = {
     "round-robin": round_robin,
     "random": at_random,
 }
+PREFIX_READING = frozenset({"least-misses", "lmetric", "prefix-affinity"})  # look at what prefix caches hold
 FORESEEING = frozenset({"least-misses"})  # predict by outlook.py; decode replicas may compute prompts at any time

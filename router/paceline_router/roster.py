@@ -1,0 +1,81 @@
+"""Which replicas there are, and which of them may get requests, by role and by revision.
+
+What is asked at each decision is kept in order whenever a replica comes, goes or changes its readiness. Invariant: a
+replica stands under its role, and a decode replica under its revision, exactly while it is active; names are in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from paceline_router.facts import Role
+from paceline_router.replica import Replica
+
+
+class Roster:
+    """All replicas of the service."""
+
+    def __init__(self, replicas: Iterable[Replica] = ()) -> None:
+        self.replicas = {replica.name: replica for replica in replicas}
+        self._ready: dict[Role, tuple[Replica, ...]] = {}
+        self.decoders: Mapping[str, tuple[Replica, ...]] = {}  # those that may get requests, by revision, by name
+        self._computing = 1  # active replicas over which prompts are spread
+        self._changed: set[str] | None = None  # None: nobody reads it
+        self._group()
+
+    def watch(self) -> set[str]:
+        """Names of replicas whose work, state or facts change, at first all; the one reader there is empties it."""
+        self._changed = set(self.replicas)
+        return self._changed
+
+    def ready(self, role: Role) -> tuple[Replica, ...]:
+        """Replicas of a role that may get requests, by name."""
+        return self._ready[role]
+
+    @property
+    def share(self) -> float:
+        """Of what arrives here, what one replica gets if all get the same."""
+        return 1.0 / self._computing
+
+    def add(self, replica: Replica) -> None:
+        """A replica that was not there."""
+        self.replicas[replica.name] = replica
+        self._group()
+
+    def retire(self, name: str, retired: bool) -> bool:
+        """Whether this changed anything."""
+        replica = self.replicas[name]
+        if replica.retired is retired:
+            return False
+        replica.retired = retired
+        self._group()
+        return True
+
+    def remove(self, name: str) -> None:
+        """An idle replica is gone."""
+        del self.replicas[name]
+        self._note((name,))
+        self._group()
+
+    def set_ready(self, name: str, ready: bool) -> bool:
+        """Whether this changed anything."""
+        replica = self.replicas[name]
+        if replica.ready is ready:
+            return False
+        replica.ready = ready
+        self._group()
+        return True
+
+    def _group(self) -> None:
+        active = sorted((r for r in self.replicas.values() if r.is_active), key=lambda r: r.name)
+        self._ready = {role: tuple(r for r in active if r.role is role) for role in Role}
+        decoders = self._ready[Role.DECODE]
+        revisions = sorted({replica.revision for replica in decoders})
+        self.decoders = {v: tuple(r for r in decoders if r.revision == v) for v in revisions}
+        computing = len(self._ready[Role.PREFILL]) + len(self._ready[Role.MIXED])
+        self._computing = computing or max(len(decoders), 1)
+        self._note(self.replicas)
+
+    def _note(self, names: Iterable[str]) -> None:
+        if self._changed is not None:
+            self._changed.update(names)
