@@ -13,23 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import yaml
 from paceline_api.slo import SLOClass
 from paceline_planner.papers import distserve_2p1d as example
 from paceline_planner.papers.distserve_2p1d import SIDES, Side
-from paceline_planner.sim.steady import Capacity, Point, capacity, crossing, sweep
+from paceline_planner.papers.experiment import crossing
+from paceline_planner.sim.steady import Capacity, Point, capacity, sweep
 from paceline_router.facts import Role
 from rich.console import Console
 from rich.table import Table
+from served import serve
 
 AGGREGATED_GRID = (1.2, 1.5, 1.8, 2.1, 2.4, 2.7, 3.0)
 DISAGGREGATED_GRID = (2.4, 2.7, 3.0, 3.3, 3.6, 3.9)
@@ -59,7 +59,7 @@ def main() -> int:
 
 def virtual_clock(console: Console, out: Path) -> list[str]:
     """Capacities and curves on each table; what is wrong with the headline."""
-    results: dict[str, object] = {}
+    results: dict[str, object] = {"simulated": True}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         found = curves(example.TABLE, SIDES, pool)
         show(console, example.TABLE, found)
@@ -71,7 +71,9 @@ def virtual_clock(console: Console, out: Path) -> list[str]:
             results[table] = as_json(others)
     (out / "virtual.json").write_text(json.dumps(results, indent=1) + "\n")
     ratio = found["2P1D"].rate_rps / found["prefill-first"].rate_rps
-    console.print(f"2P1D / prefill-first = {ratio:.2f} per GPU on {example.TABLE} (published 3.3 / 1.6 = 2.06)")
+    console.print(
+        f"SIMULATED 2P1D / prefill-first = {ratio:.2f} per GPU on {example.TABLE} (published 3.3 / 1.6 = 2.06)"
+    )
     allowed = f"{example.RATIO_LOW}–{example.RATIO_HIGH}"
     return [] if example.RATIO_LOW <= ratio <= example.RATIO_HIGH else [f"{ratio:.2f} is outside {allowed}"]
 
@@ -93,13 +95,13 @@ def curves(table: str, sides: tuple[Side, ...], pool: Executor) -> dict[str, Cap
 
 
 def show(console: Console, table: str, found: dict[str, Capacity]) -> None:
-    rows = Table(title=f"requests/s per GPU on {table}: OPT-13B, 512 in, 64 out, 400 ms / 40 ms (virtual clock)")
+    rows = Table(title=f"requests/s per GPU on {table}: OPT-13B, 512 in, 64 out, 400 ms / 40 ms — SIMULATED")
     for column in ("side", "at 90 %", "at 99 %", "good rps/GPU at best", "/ prefill-first", "/ vLLM v1", "published"):
         rows.add_column(column, justify="left" if column == "side" else "right")
     first, v1 = found["prefill-first"].rate_rps, found["vLLM v1 default"].rate_rps
     for name, result in found.items():
         best = max(p.rate_rps * p.attainment_percent / 100 for p in result.points)
-        at_99 = crossing(result.points, 99.0)
+        at_99 = crossing_99(result)
         published = example.PUBLISHED_PER_GPU.get(name)
         rows.add_row(
             name,
@@ -115,6 +117,10 @@ def show(console: Console, table: str, found: dict[str, Capacity]) -> None:
         console.print(f"  {name}: " + "  ".join(_point(p) for p in result.points), highlight=False)
 
 
+def crossing_99(found: Capacity) -> float | None:
+    return crossing([(p.rate_rps, p.attainment_percent) for p in found.points], 99.0)
+
+
 def _point(point: Point) -> str:
     return f"{point.rate_rps:.2f}→{point.attainment_percent:.1f}%" + (" (void)" if point.void else "")
 
@@ -123,7 +129,7 @@ def as_json(found: dict[str, Capacity]) -> dict[str, object]:
     return {
         name: {
             "capacity_rps_per_gpu": result.rate_rps,
-            "crossing_99_rps_per_gpu": crossing(result.points, 99.0),
+            "crossing_99_rps_per_gpu": crossing_99(result),
             "curve": [
                 {
                     "rate_rps_per_gpu": p.rate_rps,
@@ -196,7 +202,9 @@ def service(side: Side) -> dict[str, object]:
 
 def http_points(console: Console, out: Path) -> list[str]:
     """Each HTTP point beside the virtual clock on the same arrivals; what is wrong with them."""
-    rows = Table(title=f"over HTTP at time scale 1, {HTTP_DURATION_S} s, seed {HTTP_SEED}, the same arrivals")
+    rows = Table(
+        title=f"SIMULATED engines over HTTP, time scale 1, {HTTP_DURATION_S} s, seed {HTTP_SEED}, same arrivals"
+    )
     for column in ("side", "requests/s per GPU", "HTTP", "virtual clock", "apart, points", "valid"):
         rows.add_column(column, justify="left" if column == "side" else "right")
     points: list[dict[str, object]] = []
@@ -204,7 +212,7 @@ def http_points(console: Console, out: Path) -> list[str]:
     for side, rate_per_gpu in HTTP_POINTS:
         rate = rate_per_gpu * side.gpus
         virtual = example.finite(side, example.TABLE, rate, HTTP_DURATION_S, HTTP_SEED).attainment_percent or 0.0
-        report = serve(side, rate, out)
+        report = over_http(side, rate, out / side.name.replace(" ", "-").lower())
         served = report["classes"][0]["attainment_percent"]
         apart = abs(served - virtual)
         rows.add_row(
@@ -223,37 +231,18 @@ def http_points(console: Console, out: Path) -> list[str]:
         if not report["valid"]:
             missed.append(f"{side.name} over HTTP: {report['invalid_reason']}")
     console.print(rows)
-    (out / "http.json").write_text(json.dumps(points, indent=1) + "\n")
+    (out / "http.json").write_text(json.dumps({"simulated": True, "points": points}, indent=1) + "\n")
     return missed
 
 
-def serve(side: Side, rate: float, out: Path) -> dict[str, list[dict[str, float]]]:
+def over_http(side: Side, rate_rps: float, folder: Path) -> dict[str, Any]:
     """The report of one `paceline up` and `paceline replay`."""
-    name = side.name.replace(" ", "-").lower()
-    file, url_file, report = out / f"{name}.yaml", out / f"{name}.url", out / f"{name}.json"
-    url_file.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "service.yaml"
     file.write_text(yaml.safe_dump(service(side), sort_keys=False))
-    command = [sys.executable, "-m", "paceline_cli"]
-    up = subprocess.Popen(
-        [*command, "up", str(file), "--port", "0", "--url-file", str(url_file)], stdout=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(600):
-            if url_file.exists() or up.poll() is not None:
-                break
-            time.sleep(0.1)
-        url = url_file.read_text().strip()
-        lengths = f"fixed:{example.PROMPT_TOKENS},{example.OUTPUT_TOKENS}"
-        load = ["--synthetic", lengths, "--rate", f"{rate:g}", "--duration", str(HTTP_DURATION_S)]
-        subprocess.run(
-            [*command, "replay", "--url", url, *load, "--seed", str(HTTP_SEED), "--json", str(report)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-    finally:
-        up.send_signal(signal.SIGINT)
-        up.wait(60)
-    return json.loads(report.read_text())  # type: ignore[no-any-return]  # the report's schema is DESIGN §10
+    lengths = f"fixed:{example.LENGTHS.prompt_tokens},{example.LENGTHS.output_tokens}"
+    load = ["--synthetic", lengths, "--rate", f"{rate_rps:g}", "--duration", str(HTTP_DURATION_S)]
+    return serve(file, [*load, "--seed", str(HTTP_SEED)], folder)
 
 
 if __name__ == "__main__":

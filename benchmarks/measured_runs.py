@@ -45,13 +45,14 @@ def main() -> int:
     show(console, comparisons)
     if args.hold_out:
         show_held_out(console, hold_out(runs, args.model))
-    (args.out / "runs.json").write_text(json.dumps([as_json(c) for c in comparisons], indent=1) + "\n")
+    document = {"simulated": True, "runs": [as_json(c) for c in comparisons]}
+    (args.out / "runs.json").write_text(json.dumps(document, indent=1) + "\n")
     draw(comparisons, args.out / "runs.png")
     return 1 if experiment.errors(comparisons).mean_points > MEAN_POINTS else 0
 
 
 def show(console: Console, comparisons: Sequence[Comparison]) -> None:
-    rows = Table(title="attainment measured → simulated, %, at SLO scales of 0.2 s and 0.1 s; simulated / measured")
+    rows = Table(title="attainment measured → SIMULATED, %, at SLO scales of 0.2 s and 0.1 s; SIMULATED / measured")
     rows.add_column("run")
     for column in (*(f"{scale:g}" for scale in experiment.SCALES), "TTFT p50, p90", "TPOT p50, p90", "KS TTFT, TPOT"):
         rows.add_column(column, justify="right")

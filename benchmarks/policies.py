@@ -1,6 +1,6 @@
 """The deadline-driven policy judged against fixed budgets, silos, a long prompt and overload — SIMULATED.
 
-    python benchmarks/policies.py [--quick] [--only slo,mixes,long,topologies] [--out build/policies]
+    python benchmarks/policies.py [--quick] [--only slo,mixes,long,topologies] [--router POLICY] [--out build/policies]
 
 For each SLO of `judged/cases.py`: the capacity of one replica under every fixed budget (Sarathi-Serve's policy) and
 under the deadline-driven policy, with a gap above the stall cap counted as a miss for both, and whole curves of
@@ -17,30 +17,31 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
+from paceline_api.config import DEFAULT_POLICY
 from paceline_api.slo import SLOClass
 from paceline_planner.judged.cases import CASES, DEADLINES, FAST_PRIOR, H100, Box
 from paceline_planner.judged.contests import (
-    FULL,
-    QUICK,
     Contest,
-    Effort,
     LongPrompt,
     Mixes,
     Silo,
     beside_a_long_prompt,
     contest,
+    fraction_rps,
     shared_rps,
     silos,
     split_rps,
     topologies,
 )
+from paceline_planner.judged.effort import FULL, QUICK, Effort
 from paceline_planner.judged.measure import Measured
+from paceline_router.pick import POLICIES
 from rich.console import Console
 from rich.table import Table
 
@@ -51,9 +52,10 @@ MIXES = Mixes(
     SLOClass("interactive", 0.25, 0.04),
     SLOClass("batch", 10.0, 0.25),
     {"interactive": "chat", "batch": "chat"},
-    {"interactive": 8.5, "batch": 16.0},
+    {"interactive": 8.5, "batch": 15.0},
     (0.25, 0.5, 0.75),
 )
+CURVE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # by arithmetic from the silos
 # Llama-3.1-8B on an H100 has KV for 443,520 tokens; its table is measured up to 16k prompt tokens after 4k of prefix,
 # and its own quadratic term continues it.
 LONG = LongPrompt(
@@ -72,9 +74,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three SLOs, one seed, short runs: shows that it works")
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts, of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--router", default=DEFAULT_POLICY, choices=POLICIES, help="the router's policy in the part `mixes`"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--out", type=Path, default=Path("build/policies"))
     args = parser.parse_args()
+    if unknown := sorted(set(args.only.split(",")) - set(PARTS)):
+        parser.error(f"no part is called {', '.join(unknown)}; there are: {', '.join(PARTS)}")
     args.out.mkdir(parents=True, exist_ok=True)
     console = Console(width=150)
     missed: list[str] = []
@@ -119,24 +126,28 @@ def judge_slos(effort: Effort, args: argparse.Namespace, pool: ProcessPoolExecut
 
 
 def judge_mixes(effort: Effort, args: argparse.Namespace, pool: ProcessPoolExecutor, console: Console) -> Judged:
-    shares = MIXES.shares[1:2] if args.quick else MIXES.shares
-    apart_of = [pool.submit(silos, effort, MIXES, slo) for slo in (MIXES.interactive, MIXES.batch)]
-    together = list(pool.map(partial(shared_rps, effort, MIXES), shares))
+    mixes = replace(MIXES, router=args.router)
+    shares = mixes.shares[1:2] if args.quick else mixes.shares
+    apart_of = [pool.submit(silos, effort, mixes, slo) for slo in (mixes.interactive, mixes.batch)]
+    together = dict(zip(shares, pool.map(partial(shared_rps, effort, mixes), shares), strict=True))
     apart: list[Silo] = [s for future in apart_of for s in future.result()]
-    rows = Table(title=f"two classes on {MIXES.replicas} replicas, requests/s with both at 90 % — SIMULATED")
-    for column in ("interactive share", "best split", "interactive : batch replicas", "shared", "ratio"):
+    rows = Table(
+        title=f"two classes on {mixes.replicas} replicas, {mixes.router}, requests/s with both at 90 % — SIMULATED"
+    )
+    for column in ("interactive share", "best split", "interactive : batch", "split in fractions", "shared", "ratio"):
         rows.add_column(column, justify="right")
     figures, missed = [], []
-    for share, shared in zip(shares, together, strict=True):
-        split, n = split_rps(apart, MIXES, share)
-        rows.add_row(
-            f"{share:.0%}", f"{split:.2f}", f"{n} : {MIXES.replicas - n}", f"{shared:.2f}", f"{shared / split:.2f}"
-        )
-        figures.append({"share": share, "split_rps": split, "shared_rps": shared, "ratio": shared / split})
-        if shared / split < LEAST_MIX:
-            missed.append(f"{share:.0%} interactive: {shared / split:.2f}x the best split")
+    for share in sorted({*CURVE_SHARES, *shares}):
+        split, n = split_rps(apart, mixes, share)
+        fraction, shared = fraction_rps(apart, mixes, share), together.get(share)
+        ratio = None if shared is None else shared / split if split else inf
+        measured = ("", "") if ratio is None else (f"{shared:.2f}", f"{ratio:.2f}")
+        rows.add_row(f"{share:.0%}", f"{split:.2f}", f"{n} : {mixes.replicas - n}", f"{fraction:.2f}", *measured)
+        figures.append({"share": share, "split_rps": split, "fraction_rps": fraction, "shared_rps": shared})
+        if ratio is not None and ratio < LEAST_MIX:
+            missed.append(f"{share:.0%} interactive: {ratio:.2f}x the best split")
     console.print(rows)
-    return {"silos": [asdict(s) for s in apart], "mixes": figures}, missed
+    return {"router": mixes.router, "silos": [asdict(s) for s in apart], "mixes": figures}, missed
 
 
 def judge_long(effort: Effort, args: argparse.Namespace, pool: ProcessPoolExecutor, console: Console) -> Judged:

@@ -154,8 +154,18 @@ def serve(file: Path, load: list[str], folder: Path) -> dict[str, Any]:
             time.sleep(0.1)
         return run(["replay", "--url", url_file.read_text().strip(), *load], folder / "served.json")
     finally:
-        up.send_signal(signal.SIGINT)
+        stop(up)
+
+
+def stop(up: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C would; a fleet that does not end by it is killed, and that is an error."""
+    up.send_signal(signal.SIGINT)
+    try:
         up.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        up.kill()
+        up.wait()
+        raise
 
 
 def run(command: list[str], report: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Each check yields obstacles that name the field, the cause and what exists instead. Bounds are certain ones: weights
 above the GPUs' memory, a whole context above the KV room, a limit below the time of a request alone on an idle replica
-(by the step-time table, DESIGN §5). A pool that passes may still miss its objectives under load. No I/O.
+(by the step-time table, DESIGN §5; what a roofline says binds only the engines that it simulates). A pool that passes
+may still miss its objectives under load. No I/O.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ def no_table(service: LLMService, accelerator: Accelerator, shape: Model | None,
     """A simulated engine needs a table: names the models that this accelerator has, or the accelerators with any."""
     uri = service.spec.model.uri
     models = sorted({m for name, m, _ in available() if name in (accelerator.table, roofline_name(accelerator))})
-    if shape is None and models:
+    if models and shape is None:
         message = f"no step-time table for {uri} on {accelerator.name}; there are: {', '.join(models)}"
         return Obstacle("spec.model.uri", Reason.UNKNOWN_MODEL, message)
-    if models:
-        weights = f"{shape.weight_bytes / GIB:.0f} GiB of weights" if shape else "its weights"
+    if models and shape is not None:
+        weights = f"{shape.weight_bytes / GIB:.0f} GiB of weights"
         message = f"{uri}: {weights} leave no room for KV on a node of {accelerator.name}; take a larger accelerator"
         return Obstacle(f"{path}.accelerator", Reason.MODEL_DOES_NOT_FIT, message)
     having = sorted({name for name, _, _ in available() if name in ACCELERATORS})
@@ -99,8 +100,14 @@ def check_pool(
         return
     if table is not None and pipeline == 1:
         yield from _check_kv(service, at, accelerator, table)
-        for i in range(len(service.spec.slo.classes)):
-            yield from _check_class(service, pool, i, table)
+        if simulated or not is_roofline(table.name):
+            yield from check_limits(service, pool, table)
+
+
+def check_limits(service: LLMService, pool: PoolSpec, table: StepTable) -> Iterator[Obstacle]:
+    """Classes that not even a request alone meets."""
+    for i in range(len(service.spec.slo.classes)):
+        yield from _check_class(service, pool, i, table)
 
 
 def _check_kv(service: LLMService, at: str, accelerator: Accelerator, table: StepTable) -> Iterator[Obstacle]:
@@ -159,6 +166,8 @@ def warn_pool(service: LLMService, pool: PoolSpec, tensor: int, table: StepTable
             f"pool {pool.name}: step times of {table.model} on {tensor} × {pool.accelerator} are a roofline's, not "
             f"measured (error up to {median:.0f} % median, {p90:.0f} % p90)"
         )
+        if pool.parallelism is None or pool.parallelism.pipeline == 1:
+            yield from (obstacle.message for obstacle in check_limits(service, pool, table))
     workload = service.spec.workload
     if workload is None or pool.role is Role.DECODE:
         return

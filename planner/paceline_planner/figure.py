@@ -147,10 +147,10 @@ def _curve(ax: Axes, report: Report) -> None:
 
 
 def _goodput(ax: Axes, report: Report) -> None:
-    per = report.runs[0].gpus or 1
     rates = [run.rate_rps for run in report.runs]
-    values = [run.goodput_rps / per for run in report.runs]
-    ax.plot(rates, [rate / per for rate in rates], color="#999999", linestyle=":", label="all offered")
+    values = [run.goodput_rps / (run.gpus or 1) for run in report.runs]
+    offered = [run.rate_rps / (run.gpus or 1) for run in report.runs]
+    ax.plot(rates, offered, color="#999999", linestyle=":", label="all offered")
     ax.plot(rates, values, color=COLOURS[0], marker="o", label="good")
     _mark_invalid(ax, rates, values, report)
     unit = "good requests/s per GPU" if report.runs[0].gpus else "good requests/s"

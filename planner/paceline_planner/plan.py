@@ -4,7 +4,7 @@ Used by `paceline up` and the operator. A plan that is returned fits: known acce
 maxGPUs, weights and one whole context within memory, limits that a lone request can meet, and for simulated engines a
 step-time table, a roofline's where none was measured. `topology: Auto` follows a fixed rule: Disaggregated where a
 Prefill and a Decode pool can run, else Aggregated; `reason` says so. Where a pool leaves parallelism open, the fewest
-GPUs that pass are taken. No I/O.
+GPUs that pass are taken, of those that pass by a roofline's estimate too if there are any. No I/O.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from paceline_api.catalog import ACCELERATORS, Accelerator
 from paceline_api.conditions import Reason
 from paceline_api.v1alpha1 import LLMService, Parallelism, PoolSpec, Role, Runtime, Topology
 
-from paceline_planner.feasible import Obstacle, check_context, check_pool, no_table, warn_pool
-from paceline_planner.step_tables import CATALOGUE, Tables
+from paceline_planner.feasible import Obstacle, check_context, check_limits, check_pool, no_table, warn_pool
+from paceline_planner.step_tables import CATALOGUE, TENSORS, Tables
 
 ROLES: Mapping[Topology, tuple[Role, ...]] = {  # in the order in which Auto tries them
     Topology.DISAGGREGATED: (Role.PREFILL, Role.DECODE),
     Topology.AGGREGATED: (Role.MIXED,),
 }
-TENSORS = (1, 2, 4, 8)  # tried in this order where a pool leaves it open
 RULE = "fixed rule, no search: Disaggregated where pools of role Prefill and Decode can run, else Aggregated"
 
 
@@ -165,14 +164,18 @@ def _plan_pool(
     else:
         choices = [Parallelism(tensor=t) for t in tensors or TENSORS if t <= accelerator.gpus_per_node]
     obstacles: tuple[Obstacle, ...] = ()
+    passing: list[tuple[int, PoolPlan]] = []  # with how many limits its table doubts
     for parallelism in choices:
         obstacles = tuple(check_pool(service, pool, path, accelerator, parallelism, tables))
         if not obstacles:
-            known = tables.find(accelerator, uri, parallelism.tensor)
-            table = known.name if known else ""
-            # a pool that may be empty still starts with one: nothing would wake it up
-            replicas = pool.replicas if pool.replicas is not None else max(1, pool.least_replicas)
-            return PoolPlan(
-                pool.name, pool.role, replicas, parallelism.tensor, parallelism.pipeline, accelerator.name, table
-            )
-    return Infeasible(obstacles)
+            table = tables.find(accelerator, uri, parallelism.tensor)
+            doubts = len(list(check_limits(service, pool, table))) if table and parallelism.pipeline == 1 else 0
+            passing.append((doubts, _pool_plan(pool, parallelism, table.name if table else "")))
+    return min(passing, key=lambda p: p[0] > 0)[1] if passing else Infeasible(obstacles)
+
+
+def _pool_plan(pool: PoolSpec, parallelism: Parallelism, table: str) -> PoolPlan:
+    """A pool that may be empty still starts with one replica: nothing would wake it up."""
+    replicas = pool.replicas if pool.replicas is not None else max(1, pool.least_replicas)
+    tensor, pipeline = parallelism.tensor, parallelism.pipeline
+    return PoolPlan(pool.name, pool.role, replicas, tensor, pipeline, pool.accelerator, table)

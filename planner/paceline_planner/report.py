@@ -214,11 +214,12 @@ class Report:
 
 def crossing(runs: Sequence[Run], level_percent: float) -> Crossing:
     """The first fall of attainment through the level, over rates in rising order."""
-    points = [(run.rate_rps, run.attainment_percent) for run in runs if run.attainment_percent is not None]
-    for (rate, above), (next_rate, below) in pairwise(points):
+    points = [(run, run.attainment_percent) for run in runs if run.attainment_percent is not None]
+    for (run, above), (after, below) in pairwise(points):
         if above >= level_percent > below:
-            at = rate + (above - level_percent) / (above - below) * (next_rate - rate)
-            gpus = runs[0].gpus
+            way = (above - level_percent) / (above - below)
+            at = run.rate_rps + way * (after.rate_rps - run.rate_rps)
+            gpus = run.gpus + way * (after.gpus - run.gpus) if run.gpus and after.gpus else None
             return Crossing(level_percent, at, at * level_percent / 100 / gpus if gpus else None)
         if above < level_percent:
             break

@@ -33,7 +33,7 @@ def labels(report: Report) -> list[str]:
 def describe(report: Report) -> str:
     """Workload, rate, window, fleet and clock of the headline run in one line."""
     run = report.headline
-    gpus = f", {run.gpus:.3g} GPUs" if run.gpus else ""
+    gpus = f", {round(run.gpus, 1):g} GPUs" if run.gpus else ""
     scale = f", time × {report.time_scale:g}" if report.time_scale != 1 else ""
     rates = f"{run.rate_rps:.3g}"
     if len(report.runs) > 1:

@@ -1,6 +1,6 @@
 """Which model to ask a server for: the wanted one, or the first of those that it lists at /v1/models.
 
-Invariant: a model that the server does not list is never asked for. Pure.
+Invariant: where the server lists models, none is asked for that it does not list. Pure.
 """
 
 from __future__ import annotations

@@ -14,20 +14,22 @@ from functools import partial
 from os import cpu_count
 
 from paceline_api.catalog import ACCELERATORS
+from paceline_api.config import DEFAULT_POLICY
 from paceline_api.v1alpha1 import LLMService, OnFailure, Runtime
 from paceline_engine.launch import engine_command
 from paceline_engine.sim.options import UsageError, check, parser
 from paceline_router.facts import Role as EngineRole
+from paceline_router.scaling.objects import hints
 
 from paceline_planner import workloads
 from paceline_planner.aggregate import Record
 from paceline_planner.launching import ROLE_NAMES, launch_spec
 from paceline_planner.plan import Plan
-from paceline_planner.prompts import BLOCK_TOKENS
 from paceline_planner.replay import Workload
 from paceline_planner.report import Report, Run, RunTally
-from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
-from paceline_planner.sim.members import PoolSpec, StartUp
+from paceline_planner.sim.arrivals import job_of
+from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Ride
+from paceline_planner.sim.members import Declared, PoolSpec, StartUp
 from paceline_planner.sim.telemetry import Telemetry
 from paceline_planner.sim.what_if import NOTHING, WhatIf, stage
 from paceline_planner.step_tables import CATALOGUE, Tables, describe
@@ -49,7 +51,7 @@ class Policies:
     """Instead of production's: the engines' batching policy, the router's pick."""
 
     engine: str = "stall-free"
-    router: str = "least-predicted-ttft"
+    router: str = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,12 @@ def fleet_spec(
     """SimulateError where a pool has no step-time table, or its engines would not start."""
     engines: list[EngineSpec] = []
     for pool in planned.pools:
-        if not pool.table:
+        found = tables.find(ACCELERATORS[pool.accelerator], service.spec.model.uri, pool.tensor) if pool.table else None
+        if found is None:
             raise SimulateError(f"pool {pool.name}: no step-time table for its model on {pool.accelerator}")
         launch = replace(launch_spec(service, planned, pool), runtime=Runtime.SIMULATED.value, policy=policies.engine)
         try:
-            found = tables.find(ACCELERATORS[pool.accelerator], service.spec.model.uri, pool.tensor)
-            own = found if tables.own else None
-            options = check(parser().parse_args(engine_command(launch).argv[ENGINE_FLAGS_AT:]), own)
+            options = check(parser().parse_args(engine_command(launch).argv[ENGINE_FLAGS_AT:]), found)
         except UsageError as e:
             raise SimulateError(f"pool {pool.name}: {e}") from e
         role, gpus = EngineRole(ROLE_NAMES[pool.role]), pool.gpus_per_replica
@@ -106,6 +107,11 @@ def pool_specs(service: LLMService, spec: FleetSpec, start: StartUp) -> tuple[Po
         PoolSpec(name, e.role, e.spec, start, e.gpus, max(1, bounds[name][0]), bounds[name][1])
         for name, e in sorted(first.items())
     )
+
+
+def declared(service: LLMService) -> Declared:
+    """What the file tells an autoscaler, as production's has it."""
+    return Declared(service.spec.max_gpus, *hints(service.spec.workload))
 
 
 def simulate(spec: FleetSpec, offered: Offered, what_if: WhatIf = NOTHING) -> Report:
@@ -150,7 +156,7 @@ def _run(
     fleet = Fleet(spec, offered.seed, ended, *heard)
     staged = stage(fleet, what_if, spec.classes, telemetry, offered.seed) if what_if.changes_members else None
     block_size = spec.engines[0].spec.block_size
-    fleet.run(_job(request, offered.class_name, block_size) for request in requests)
+    fleet.run(job_of(request, offered.class_name, block_size) for request in requests)
     fleet.check()
     window_s = offered.duration_s or requests[-1].arrival_s or 1.0
     run = tally.run(
@@ -162,14 +168,6 @@ def _run(
     )
     failed_legs = {fault.value: n for fault, n in sorted(fleet.faults.items())}
     return replace(run, events=staged.events(window_s) if staged else (), failed_legs=failed_legs)
-
-
-def _job(request: TraceRequest, class_name: str, block_size: int) -> Job:
-    """Its prefix blocks, 512 tokens each, named by the engine's own smaller blocks."""
-    per_block = BLOCK_TOKENS // block_size
-    hashes = tuple(block * per_block + i for block in request.prefix_blocks for i in range(per_block))
-    known = hashes[: request.prompt_tokens // block_size]
-    return Job(request.arrival_s, request.prompt_tokens, request.output_tokens, class_name, known)
 
 
 def _requests(spec: FleetSpec, offered: Offered, rate_rps: float | None) -> list[TraceRequest]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paceline_planner.roofline.shape import Shape
 
 PREFIX = "roofline."
-TENSORS = (1, 2, 4, 8)
+TENSORS = (1, 2, 4, 8)  # those of rooflines, and those tried in this order where no table says which there are
 
 
 class Model(Protocol):
@@ -45,15 +45,17 @@ class Tables:
         return self.own or find_model(uri)
 
     def tensors(self, accelerator: Accelerator, uri: str) -> list[int]:
-        """Tensor parallelisms with a measured table; where there is none, those with a roofline."""
+        """Tensor parallelisms with a measured table, then larger ones, or where there is none all, with a roofline."""
         model = self.model(uri)
         if model is None:
             return []
         if self.own is not None:
             return [t for t in TENSORS if self._own(accelerator, t)]
         names = (accelerator.table, roofline_name(accelerator))
-        known = [sorted(t for name, m, t in available() if (name, m) == (wanted, model.name)) for wanted in names]
-        return known[0] or known[1]
+        measured, rooflines = (
+            sorted(t for name, m, t in available() if (name, m) == (wanted, model.name)) for wanted in names
+        )
+        return measured + [t for t in rooflines if not measured or t > measured[-1]]
 
     def find(self, accelerator: Accelerator, uri: str, tensor: int) -> StepTable | None:
         """The measured table, else the roofline, else None."""

@@ -122,14 +122,28 @@ def test_a_disaggregated_service_outlives_each_of_its_replicas(role: str) -> Non
 
 @pytest.mark.parametrize("recompute", [True, False], ids=["recompute", "fail"])
 def test_a_failed_kv_transfer_is_prefilled_elsewhere_once_then_follows_on_failure(recompute: bool) -> None:
-    served = make_served(SPLIT, kv_failure_ratio=0.5, kv_timeout_s=0.2, recompute=recompute)
+    always = "least-predicted-ttft"  # hands over
+    served = make_served(SPLIT, router_policy=always, kv_failure_ratio=0.5, kv_timeout_s=0.2, recompute=recompute)
     served.run(make_jobs(200, 2.0))
-    twice = [ride for ride in served.rides if ride.prefill_failures == 2]
+    prefills = {ride.id: ride.way.prefill_failures for ride in served.rides if ride.way is not None}
+    twice = [ride for ride in served.rides if prefills[ride.id] == 2]
     assert len(twice) == pytest.approx(50, abs=20)
     wanted = Outcome.COMPLETED if recompute else Outcome.UPSTREAM_FAILED
     assert {ride.course.outcome for ride in twice} == {wanted}
     assert served.count(wanted) >= len(twice)
-    assert all(ride.course.outcome is Outcome.COMPLETED for ride in served.rides if ride.prefill_failures < 2)
+    assert all(ride.course.outcome is Outcome.COMPLETED for ride in served.rides if prefills[ride.id] < 2)
+
+
+@pytest.mark.parametrize(
+    ("recompute", "outcome"), [(True, Outcome.COMPLETED), (False, Outcome.NO_ENDPOINT)], ids=["recompute", "fail"]
+)
+def test_without_prefill_replicas_decode_ones_stand_in_where_they_may(recompute: bool, outcome: Outcome) -> None:
+    served = make_served(SPLIT, replicas=1, recompute=recompute)
+    kill_at(5.0, served.members, "prefill-0")
+    served.run(make_jobs(40, 2.0))
+    late = [ride for ride in served.rides if 5.0 < ride.job.arrival_s < 20.0]
+    assert len(late) > 20
+    assert {ride.course.outcome for ride in late} == {outcome}
 
 
 def test_routers_share_the_arrivals_and_know_only_their_own() -> None:

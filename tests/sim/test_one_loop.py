@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from engines import make_replica, make_request, make_table, run_steps
 from paceline_engine.request import Leg
@@ -17,7 +15,7 @@ BLOCKS = 200  # 5 % are 10
 def make_decoder(used_blocks: int, *, one_loop: bool = True) -> Replica:
     """A decode engine of BLOCKS blocks in which one request runs."""
     spec = MachineSpec(make_table(), tile_tokens=1, noise_ratio=0.0, stall_probability=0.0, one_loop=one_loop)
-    replica = make_replica("decode-only", kv_blocks=BLOCKS, machine=replace(spec))
+    replica = make_replica("decode-only", kv_blocks=BLOCKS, machine=spec)
     replica.submit(make_request("runs", prompt_tokens=BLOCK * used_blocks - 2, max_tokens=2, leg=Leg.DECODE))
     assert replica.next_transfer() is not None
     replica.kv_arrived("runs")

@@ -11,13 +11,23 @@ from paceline_api.slo import SLOClass
 from paceline_engine.tables import load_table
 from paceline_planner.papers import distserve_cases as cases
 from paceline_planner.papers import distserve_curves as curves
+from paceline_planner.papers import distserve_lengths as lengths
 from paceline_planner.papers import distserve_parallelism as parallelism
+from paceline_planner.papers import distserve_steady as steady
 from paceline_planner.papers.distserve_placements import SimulatorsMachines
+from paceline_planner.papers.experiment import Finding, Points, crossing, ratio, within
 from paceline_planner.papers.measured_machines import distserve_engines
-from paceline_planner.search.instances import Demand, Parallel, decode_goodput_rps, prefill_goodput_rps
+from paceline_planner.search.instances import (
+    Demand,
+    NoInstance,
+    Parallel,
+    decode_goodput_rps,
+    prefill_goodput_rps,
+)
 from paceline_planner.search.placement import (
     Cluster,
-    NothingServes,
+    Phase,
+    Phases,
     high_affinity,
     low_affinity,
     phases,
@@ -25,7 +35,8 @@ from paceline_planner.search.placement import (
     simulate_pair,
 )
 from paceline_planner.search.splits import best_split
-from paceline_planner.search.trial import highest_rate
+from paceline_planner.search.trial import NothingServes, highest_rate
+from paceline_planner.sim.rides import EngineSpec
 from paceline_planner.workloads import Fixed
 from paceline_router.facts import Role
 
@@ -52,7 +63,7 @@ def test_the_highest_rate_is_found_from_below_and_from_above(threshold: float, g
 
 def test_no_rate_at_all_is_zero_and_a_bound_ends_the_looking() -> None:
     assert highest_rate(lambda _: False, 1.0) == 0.0
-    assert highest_rate(lambda _: True, 1.0, most_rps=8.0) <= 16.0
+    assert highest_rate(lambda _: True, 1.0, most_rps=8.0) == 8.0
 
 
 @pytest.mark.parametrize("k", [1.2, 1.43, 1.74, 1.95])
@@ -98,6 +109,50 @@ def test_the_best_split_is_found_without_simulating_what_cannot_win() -> None:
     assert (1, 5) not in asked
 
 
+def test_splits_of_which_a_phase_serves_nothing_are_not_tried() -> None:
+    def simulate(prefills: int, decodes: int, bound: float) -> float:
+        raise AssertionError("no split can serve")
+
+    with pytest.raises(NothingServes, match="6 GPUs"):
+        best_split(6, lambda n: 0.0, lambda n: 10.0 * n, simulate)
+
+
+def test_pairs_of_which_a_phase_serves_nothing_are_not_tried() -> None:
+    class Nobody:
+        def instance(self, role: Role, parallel: Parallel) -> EngineSpec:
+            raise AssertionError("no pair can serve")
+
+    found = Phases((Phase(Parallel(1), 0.0), Phase(Parallel(2), 0.0)), (Phase(Parallel(1), 9.0),))
+    with pytest.raises(NothingServes, match="no pair"):
+        low_affinity(small_demand(), Nobody(), Cluster(3), found, rate_rps=30.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel", "why"),
+    [
+        pytest.param("opt-13b", Parallel(1, 3), "40 layers do not divide into 3", id="stages of unequal length"),
+        pytest.param("opt-13b", Parallel(3), "40 heads", id="heads that the GPUs cannot share"),
+        pytest.param("opt-66b", Parallel(1), "no step-time table", id="a shape that nobody timed"),
+        pytest.param("opt-175b", Parallel(4), "leave no KV", id="weights that fill the GPUs"),
+    ],
+)
+def test_an_instance_that_cannot_be_is_said_to_be_none(model: str, parallel: Parallel, why: str) -> None:
+    with pytest.raises(NoInstance, match=why):
+        SimulatorsMachines(model).instance(Role.PREFILL, parallel)
+
+
+def test_a_search_passes_over_shapes_without_an_instance_and_over_nothing_else() -> None:
+    real = SimulatorsMachines("opt-13b")
+    assert [p.parallel for p in phases(small_demand(), real, [Parallel(1), Parallel(3)]).decode] == [Parallel(1)]
+
+    class Broken:
+        def instance(self, role: Role, parallel: Parallel) -> EngineSpec:
+            raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        phases(small_demand(), Broken(), [Parallel(1)])
+
+
 def test_the_search_finds_the_pair_that_simulation_says_is_best() -> None:
     machines = SimulatorsMachines("opt-13b")
     shapes = [Parallel(1), Parallel(2)]
@@ -130,9 +185,9 @@ def test_a_phase_alone_sustains_more_than_both_on_one_pair() -> None:
 
 
 def test_longbench_has_the_published_means_and_never_exceeds_the_context() -> None:
-    rng, source = Random(7), cases.LongBench()
+    rng, source = Random(7), lengths.LongBench()
     drawn = [source.draw(rng) for _ in range(40_000)]
-    prompt, output = cases.MEAN_TOKENS["summarisation"]
+    prompt, output = lengths.MEAN_TOKENS["summarisation"]
     assert fmean(p for p, _ in drawn) == pytest.approx(prompt, rel=0.01)
     assert fmean(o for _, o in drawn) == pytest.approx(output, rel=0.03)
     assert max(p + o for p, o in drawn) <= source.total_tokens
@@ -163,6 +218,52 @@ def test_points_that_a_plot_does_not_show_are_left_out(tmp_path: Path) -> None:
 
 def test_a_crossing_is_interpolated_and_needs_both_sides() -> None:
     falling = ((1.0, 95.0), (2.0, 85.0), (3.0, 80.0))
-    assert curves.crossing(falling) == pytest.approx(1.5)
-    assert curves.crossing(falling, 96.0) is None
-    assert curves.crossing(falling, 70.0) is None
+    assert crossing(falling, 90.0) == pytest.approx(1.5)
+    assert crossing(falling, 96.0) is None
+    assert crossing(falling, 70.0) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "least", "most"),
+    [
+        pytest.param(1.3, 1.3 / 1.05, 1.3, id="between two of the rates, where a curve falls at once"),
+        pytest.param(9.0, 9.0 / 1.05, 9.0, id="above them all"),
+        pytest.param(0.1, 0.1 / 1.05, 0.1, id="below them all"),
+        pytest.param(0.0, 0.0, 0.0, id="nowhere"),
+    ],
+)
+def test_a_steady_capacity_is_found_between_the_rates_of_the_curve(limit: float, least: float, most: float) -> None:
+    asked: list[float] = []
+
+    def at(rate: float) -> tuple[float, bool]:
+        asked.append(rate)
+        return (100.0, False) if rate <= limit else (0.0, True)
+
+    found = steady.curve_and_capacity(at, (0.25, 1.0, 2.0, 2.5))
+    assert least <= found.capacity_rps <= most
+    assert len(asked) == len(set(asked)) == len(found.points)
+    assert {0.25, 1.0, 2.0, 2.5} <= {rate for rate, _ in found.points}
+    assert found.void == {rate for rate in asked if rate > limit}
+
+
+def test_a_steady_capacity_is_below_the_first_rate_that_misses() -> None:
+    wobbles = {0.25: 95.0, 1.0: 89.0, 2.0: 91.0}
+    found = steady.curve_and_capacity(lambda rate: (wobbles.get(rate, 80.0), False), (0.25, 1.0, 2.0))
+    assert found.capacity_rps == 0.25
+    assert found.most_good_rps == pytest.approx(1.82)
+
+
+def test_a_ratio_that_does_not_exist_is_no_figure_and_misses_where_it_is_judged() -> None:
+    falling, flat = ((1.0, 95.0), (2.0, 85.0)), ((1.0, 95.0), (2.0, 94.0))
+    sweeps: dict[cases.System, curves.Sweep] = {
+        "vLLM": curves.Sweep(falling, falling, (), (falling,)),
+        "DistServe": curves.Sweep(flat, flat, (), (flat,)),
+    }
+    published: Points = ((1.0, 95.0),)
+    found = curves.judge(CHAT_13B, sweeps, {"vLLM": published, "DistServe": published})[0]
+    assert found.ours is None
+    assert not found.held
+    assert "does not cross" in found.note
+    assert Finding("shown only", 2.0, ratio(1.0, 0.0)).held
+    assert not within("judged", 2.0, ratio(1.0, 0.0), 0.2).held
+    assert within("judged", 2.0, ratio(4.2, 2.0), 0.2).held

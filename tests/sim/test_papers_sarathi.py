@@ -24,7 +24,7 @@ ARXIV = Load("arxiv", NOWHERE, 64, NO_LIMIT_S)
 
 
 def make_trial(rate_rps: float, *, holds: bool) -> Trial:
-    return Trial(rate_rps, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, holds)
+    return Trial(rate_rps, 0.0, 0.0, holds)
 
 
 @settings(max_examples=60, deadline=None)

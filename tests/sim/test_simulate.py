@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,8 +14,19 @@ from paceline_cli.__main__ import main
 from paceline_planner import figure
 from paceline_planner.plan import Plan, plan
 from paceline_planner.replay import Workload
-from paceline_planner.simulate import Offered, Policies, SimulateError, fleet_spec, simulate
+from paceline_planner.sim.fleet import Fleet
+from paceline_planner.sim.members import Members, StartUp
+from paceline_planner.simulate import (
+    Offered,
+    Policies,
+    SimulateError,
+    declared,
+    fleet_spec,
+    pool_specs,
+    simulate,
+)
 from paceline_planner.workloads import parse_lengths
+from paceline_router.scaling.views import Hint
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAT = ROOT / "examples" / "chat.yaml"
@@ -61,12 +73,12 @@ def test_rates_run_on_all_cores_and_give_what_each_gives_alone(tmp_path: Path) -
     ("flags", "figure", "rises"),
     [
         (("--load-factor", "3"), "ttft_ms", True),
-        (("--replicas", "prefill=4"), "ttft_ms", False),
+        (("--replicas", "decode=3"), "ttft_ms", False),
         (("--accelerator", "h100-sxm"), "tpot_ms", False),
     ],
     ids=[
         "three times the load waits longer for first tokens",
-        "more prefill replicas wait less",
+        "more replicas wait less",
         "a faster GPU decodes faster",
     ],
 )
@@ -92,6 +104,7 @@ def test_another_objective_is_judged_by_it(tmp_path: Path) -> None:
         (("--class", "batch"), "this service has interactive"),
         (("--tpot-ms", "1"), "TPOT 1 ms is below a lone decode step"),
         (("--json", "."), "is a folder"),
+        (("--autoscale", "--replicas", "prefill=1", "--replicas", "decode=1"), "every pool has a fixed size"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -221,6 +234,22 @@ def test_the_autoscaler_adds_replicas_under_load_and_says_why_and_what_it_cost(t
     assert any("is ready" in what for what in happened)
     assert any("GPU-hours" in what for what in happened)
     assert 3 < report["gpus"] <= 8
+
+
+def test_the_autoscaler_is_told_what_the_file_declares() -> None:
+    service = load_service(CHAT, local=True)
+    limited = service.model_copy(update={"spec": service.spec.model_copy(update={"max_gpus": 5})})
+    workload = limited.spec.workload
+    assert workload is not None
+    found = declared(limited)
+    assert found.max_gpus == 5
+    assert found.prompt_hint == Hint(workload.prompt_tokens.mean, workload.prompt_tokens.p90)
+    planned = plan(limited)
+    assert isinstance(planned, Plan)
+    spec = fleet_spec(limited, planned)
+    fleet = Fleet(spec, 1, lambda ride: False)
+    view = Members(fleet, pool_specs(limited, spec, StartUp(30.0)), Random(1), declared=found).view({}, 300.0)
+    assert (view.max_gpus, view.prompt_hint, view.output_hint) == (5, found.prompt_hint, found.output_hint)
 
 
 @pytest.mark.parametrize(

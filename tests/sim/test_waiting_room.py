@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from random import Random
 
@@ -29,13 +30,16 @@ def make_jobs(rate_rps: float, seed: int = 1) -> Iterator[Job]:
         yield Job(at, rng.randint(200, 2000), rng.randint(1, 200), "batch" if rng.random() < 0.3 else "chat")
 
 
+def make_spec(policy: str = "least-misses", *, routers: int = 1, waits: bool = True) -> FleetSpec:
+    engines = tuple(EngineSpec(f"m{i}", Role.MIXED, ReplicaSpec(MachineSpec(TABLE))) for i in range(2))
+    return FleetSpec(engines, CLASSES, policy, waiting=RULES if waits else None, routers=routers)
+
+
 def serve(
     rate_rps: float, count: int, *, waits: bool = True, policy: str = "least-misses", routers: int = 1
 ) -> list[Ride]:
-    engines = tuple(EngineSpec(f"m{i}", Role.MIXED, ReplicaSpec(MachineSpec(TABLE))) for i in range(2))
-    spec = FleetSpec(engines, CLASSES, policy, waiting=RULES if waits else None, routers=routers)
     rides: list[Ride] = []
-    fleet = Fleet(spec, 1, lambda _: False, rides.append)
+    fleet = Fleet(make_spec(policy, routers=routers, waits=waits), 1, lambda _: False, rides.append)
     fleet.run(islice(make_jobs(rate_rps), count))
     fleet.check()
     assert fleet.is_over
@@ -61,7 +65,7 @@ def test_far_beyond_capacity_late_ones_are_shed_and_not_served() -> None:
     assert good(with_room, "batch") > good(without, "batch")
     assert good(with_room, "chat") > 0.8 * good(without, "chat")
     served = [r for r in with_room if r.course.outcome is Outcome.COMPLETED]
-    assert good(served, "chat") > 0.9 > good(without, "chat")
+    assert good(served, "chat") > 0.85 > good(without, "chat")
 
 
 def test_several_routers_have_a_room_each() -> None:
@@ -73,6 +77,25 @@ def test_several_routers_have_a_room_each() -> None:
 def test_one_that_is_shed_was_never_sent() -> None:
     for ride in serve(45.0, 300):
         if ride.course.outcome is Outcome.SHED:
-            assert (ride.on, ride.flight, ride.course.first_token_s) == ("", None, None)
+            assert ride.way is not None
+            assert (ride.on, ride.way.flight, ride.course.first_token_s) == ("", None, None)
             assert ride.course.end_s is not None
             assert ride.course.end_s >= ride.course.arrival_s + CLASSES[ride.job.class_name].ttft_s
+
+
+def test_one_tenants_burst_takes_less_of_anothers_goodput_where_they_are_told_apart() -> None:
+    """`small` sends an eighth of what the fleet can serve, `big` half as much again as that."""
+
+    def jobs() -> Iterator[Job]:
+        rng = Random(2)
+        for job in make_jobs(45.0):
+            yield replace(job, class_name="chat", tenant="small" if rng.random() < 0.08 else "big")
+
+    def of_small(told: bool) -> float:
+        found: list[Ride] = []
+        fleet = Fleet(make_spec(), 1, lambda _: False, found.append)
+        fleet.run(job if told else replace(job, tenant="") for job in islice(jobs(), 900))
+        small = [r for r, job in zip(found, jobs(), strict=False) if job.tenant == "small"]
+        return good(small, "chat")
+
+    assert of_small(told=True) > of_small(told=False) + 0.05

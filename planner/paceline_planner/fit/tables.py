@@ -176,6 +176,18 @@ def error_lines(documents: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def write_files(documents: Mapping[str, Mapping[str, Any]], *, check: bool) -> int:
+    """Each document to the engine's table of its name, where it differs; 1 for `check`, which only says so."""
+    folder = Path(paceline_engine.tables.__file__).parent
+    files = {folder / f"{table}.json": render(document) for table, document in documents.items()}
+    stale = [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
+    for path in stale:
+        print(f"{path.name}: {'stale' if check else 'written'}", file=sys.stderr)
+        if not check:
+            path.write_bytes(files[path])
+    return 1 if check and stale else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0; 1 when `--check` finds a stale file."""
     parser = argparse.ArgumentParser(prog="python -m paceline_planner.fit.tables", description=__doc__)
@@ -187,14 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     calibration = Path(args.traces) / "calibration"
     documents = grid_documents(calibration) | distserve_documents(calibration)
     print("\n".join(error_lines(documents.values())))
-    folder = Path(paceline_engine.tables.__file__).parent
-    files = {folder / f"{table}.json": render(document) for table, document in documents.items()}
-    stale = [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
-    for path in stale:
-        print(f"{path.name}: {'stale' if args.check else 'written'}", file=sys.stderr)
-        if not args.check:
-            path.write_bytes(files[path])
-    return 1 if args.check and stale else 0
+    return write_files(documents, check=args.check)
 
 
 if __name__ == "__main__":

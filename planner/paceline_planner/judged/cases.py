@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from paceline_api.config import DEFAULT_POLICY
 from paceline_api.slo import SLOClass
 from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec, scaled
@@ -91,9 +92,13 @@ CASES = (
 
 
 def fleet(
-    box: Box, contender: Contender, classes: Sequence[SLOClass], roles: Sequence[Role] = (Role.MIXED,)
+    box: Box,
+    contender: Contender,
+    classes: Sequence[SLOClass],
+    roles: Sequence[Role] = (Role.MIXED,),
+    router: str = DEFAULT_POLICY,
 ) -> FleetSpec:
-    """One replica for each role, all alike; gaps are recorded."""
+    """One replica for each role, all alike, behind a router with this policy; gaps are recorded."""
     table = load_table(box.table, box.model, box.tensor)
     prior = scaled(table, box.prior)
     engines = []
@@ -102,7 +107,7 @@ def fleet(
         policy, budget = contender.policy, contender.token_budget
         spec = ReplicaSpec(MachineSpec(table), policy, prior, token_budget=budget, hands_over=hands_over)
         engines.append(EngineSpec(f"{role}-{i}", role, spec, box.tensor))
-    return FleetSpec(tuple(engines), {slo.name: slo for slo in classes}, record_gaps=True)
+    return FleetSpec(tuple(engines), {slo.name: slo for slo in classes}, router, record_gaps=True)
 
 
 def jobs(shares: Mapping[str, tuple[float, str]], rate_rps: float, seed: int) -> Iterator[Job]:

@@ -1,7 +1,7 @@
 """Who wins: the deadline-driven policy against the best fixed budget, in a shared fleet against silos, beside a long
 prompt, and past capacity.
 
-Each function is one contest, by itself deterministic, and returns plain figures; `Effort` says how long to measure.
+Each function is one contest, by itself deterministic, and returns plain figures; effort.py says how long to measure.
 The best fixed budget is chosen with knowledge of the load (short runs of every budget, the two best settled on all
 seeds), which no operator has. Rates are requests a second.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from math import inf
 
+from paceline_api.config import DEFAULT_POLICY
 from paceline_api.slo import SLOClass
 from paceline_router.facts import Role
 
@@ -25,49 +26,10 @@ from paceline_planner.judged.cases import (
     fleet,
     jobs,
 )
+from paceline_planner.judged.effort import Effort
 from paceline_planner.judged.measure import Measured, Trial, Window, bracket, measure, settle
 
 Shares = Mapping[str, tuple[float, str]]
-PAST_CAPACITY = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How long and how often things are measured. `look`: to choose a budget; `fine`: the capacities' resolution.
-
-    `mixed`: a batch backlog needs its time to show. `curve`: rates as shares of the deadline-driven capacity.
-    """
-
-    look: Window
-    window: Window
-    mixed: Window
-    long: Window
-    seeds: Sequence[int]
-    fine: float
-    curve: Sequence[float]
-    curve_window: Window
-
-
-FULL = Effort(
-    look=Window(45.0, 800),
-    window=Window(60.0, 3000),
-    mixed=Window(90.0, 1500),
-    long=Window(60.0, 8000),
-    seeds=(1, 2, 3),
-    fine=1.025,
-    curve=(0.5, 0.8, 1.0, 1.25, PAST_CAPACITY),
-    curve_window=Window(60.0, 1000),
-)
-QUICK = Effort(
-    look=Window(20.0, 300),
-    window=Window(30.0, 600),
-    mixed=Window(45.0, 500),
-    long=Window(30.0, 2000),
-    seeds=(1,),
-    fine=1.05,
-    curve=(0.75, 1.0, PAST_CAPACITY),
-    curve_window=Window(30.0, 500),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,37 +48,50 @@ class Contest:
 
     @property
     def ratio(self) -> float:
-        return self.deadlines_rps / self.fixed_rps[self.best]
+        """Infinite where no fixed budget holds any rate."""
+        fixed_rps = self.fixed_rps[self.best]
+        return self.deadlines_rps / fixed_rps if fixed_rps else inf
 
     @property
     def kept_past_capacity(self) -> float:
         """Goodput at the curve's highest rate over its peak."""
         goodput = [m.goodput_rps for m in self.curves[DEADLINES.name]]
-        return goodput[-1] / max(goodput)
+        return goodput[-1] / max(goodput) if max(goodput) else 0.0
 
 
 def _trial(
-    box: Box, who: Contender, classes: Sequence[SLOClass], shares: Shares, roles: Sequence[Role], window: Window
+    box: Box,
+    who: Contender,
+    classes: Sequence[SLOClass],
+    shares: Shares,
+    roles: Sequence[Role],
+    window: Window,
+    *,
+    cuts: bool = True,
+    router: str = DEFAULT_POLICY,
 ) -> Trial:
-    spec = fleet(box, who, classes, roles)
-    return lambda rate, seed: measure(spec, jobs(shares, rate, seed), rate, seed, window)
+    """`cuts`: only whether a rate is held is asked for."""
+    spec = fleet(box, who, classes, roles, router)
+    return lambda rate, seed: measure(spec, jobs(shares, rate, seed), rate, seed, window, cuts=cuts)
 
 
 def contest(effort: Effort, case: Case) -> Contest:
     """One SLO, one replica."""
     shares = {case.slo.name: (1.0, case.lengths)}
 
-    def trial(who: Contender, window: Window) -> Trial:
-        return _trial(case.box, who, [case.slo], shares, (Role.MIXED,), window)
+    def trial(who: Contender, window: Window, *, cuts: bool = True) -> Trial:
+        return _trial(case.box, who, [case.slo], shares, (Role.MIXED,), window, cuts=cuts)
 
     near = bracket(trial(DEADLINES, effort.look), case.guess_rps)
-    looks = {who: bracket(trial(who, effort.look), near) for who in FIXED}
+    looks = {who: bracket(trial(who, effort.look), near or case.guess_rps) for who in FIXED}
     best_two = sorted(looks, key=lambda who: -looks[who])[: 2 if len(effort.seeds) > 1 else 1]
-    fixed = {who: settle(trial(who, effort.window), looks[who], effort.seeds, effort.fine)[0] for who in best_two}
-    deadlines_rps, _ = settle(trial(DEADLINES, effort.window), near, effort.seeds, effort.fine)
+    fixed = {who: settle(trial(who, effort.window), looks[who], effort.seeds, effort.fine) for who in best_two}
+    deadlines_rps = settle(trial(DEADLINES, effort.window), near, effort.seeds, effort.fine)
     shown = (DEADLINES, max(fixed, key=lambda who: fixed[who]), *OTHERS)
+    top_rps = deadlines_rps or case.guess_rps
     curves = {
-        who.name: [trial(who, effort.curve_window)(deadlines_rps * share, 1) for share in effort.curve] for who in shown
+        who.name: [trial(who, effort.curve_window, cuts=False)(share * top_rps, 1) for share in effort.curve]
+        for who in shown
     }
     named = {who.name: rps for who, rps in fixed.items()}
     return Contest(case.name, deadlines_rps, named, {who.name: rps for who, rps in looks.items()}, curves)
@@ -124,7 +99,10 @@ def contest(effort: Effort, case: Case) -> Contest:
 
 @dataclass(frozen=True, slots=True)
 class Mixes:
-    """Two classes on `gpus` replicas of one box; `shares`: of interactive requests, the contest's three mixes."""
+    """Two classes on a few replicas of one box; `shares`: of interactive requests, the contest's three mixes.
+
+    `router`: its policy, in front of silos too.
+    """
 
     box: Box
     replicas: int
@@ -133,6 +111,7 @@ class Mixes:
     lengths: Mapping[str, str]
     guess_rps: Mapping[str, float]  # a replica's, by class
     shares: Sequence[float]
+    router: str = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +128,16 @@ def silos(effort: Effort, mixes: Mixes, slo: SLOClass) -> list[Silo]:
     """Capacities of 1 … n−1 replicas for one class, at the budget that is best on one replica."""
     shares = {slo.name: (1.0, mixes.lengths[slo.name])}
 
-    def trial(who: Contender, replicas: int, window: Window) -> Trial:
-        return _trial(mixes.box, who, [slo], shares, (Role.MIXED,) * replicas, window)
+    def trial(who: Contender, replicas: int) -> Trial:
+        roles = (Role.MIXED,) * replicas
+        return _trial(mixes.box, who, [slo], shares, roles, effort.mixed, router=mixes.router)
 
-    looks = {who: bracket(trial(who, 1, effort.look), mixes.guess_rps[slo.name]) for who in FIXED[1:]}
+    looks = {who: bracket(trial(who, 1), mixes.guess_rps[slo.name]) for who in FIXED}
     best = max(looks, key=lambda who: looks[who])
     found = []
     for n in range(1, mixes.replicas):
-        near = bracket(trial(best, n, effort.look), looks[best] * n)
-        rate, _ = settle(trial(best, n, effort.mixed), near, effort.seeds, effort.fine)
+        near = looks[best] if n == 1 else bracket(trial(best, n), looks[best] * n)
+        rate = settle(trial(best, n), near, effort.seeds, effort.fine)
         found.append(Silo(slo.name, n, best.name, rate))
     return found
 
@@ -174,15 +154,22 @@ def split_rps(apart: Sequence[Silo], mixes: Mixes, share: float) -> tuple[float,
     )
 
 
+def fraction_rps(apart: Sequence[Silo], mixes: Mixes, share: float) -> float:
+    """What silos would hold if replicas could be split in fractions."""
+    alone = {s.class_name: s.rate_rps for s in apart if s.replicas == 1}
+    interactive, batch = alone[mixes.interactive.name], alone[mixes.batch.name]
+    return mixes.replicas / (share / interactive + (1 - share) / batch) if interactive and batch else 0.0
+
+
 def shared_rps(effort: Effort, mixes: Mixes, share: float) -> float:
     """The shared fleet's capacity: both classes meet their targets."""
     lengths, classes = mixes.lengths, [mixes.interactive, mixes.batch]
     parts = {mixes.interactive.name: share, mixes.batch.name: 1 - share}
     shares = {name: (part, lengths[name]) for name, part in parts.items()}
-    trial = partial(_trial, mixes.box, DEADLINES, classes, shares, (Role.MIXED,) * mixes.replicas)
+    roles = (Role.MIXED,) * mixes.replicas
+    trial = _trial(mixes.box, DEADLINES, classes, shares, roles, effort.mixed, router=mixes.router)
     guess = mixes.replicas / sum(part / mixes.guess_rps[name] for name, part in parts.items())
-    near = bracket(trial(effort.mixed), guess)
-    return settle(trial(effort.mixed), near, effort.seeds, effort.fine)[0]
+    return settle(trial, bracket(trial, guess), effort.seeds, effort.fine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +215,9 @@ def topologies(effort: Effort, case: Case, rates_rps: Sequence[float]) -> Mappin
     }
     shares = {case.slo.name: (1.0, case.lengths)}
     return {
-        name: [_trial(case.box, who, [case.slo], shares, roles, effort.curve_window)(rate, 1) for rate in rates_rps]
+        name: [
+            _trial(case.box, who, [case.slo], shares, roles, effort.curve_window, cuts=False)(rate, 1)
+            for rate in rates_rps
+        ]
         for name, (who, roles) in sides.items()
     }

@@ -7,6 +7,7 @@ from paceline_planner.papers import (
     distserve_example,
     distserve_parallelism,
     distserve_placements,
+    distserve_steady,
     sarathi_ablation,
     sarathi_bubbles,
     sarathi_capacity,
@@ -18,8 +19,8 @@ from paceline_planner.papers.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     distserve_example.EXPERIMENT,
-    distserve_curves.FINITE,
-    distserve_curves.STEADY,
+    distserve_curves.EXPERIMENT,
+    distserve_steady.EXPERIMENT,
     distserve_placements.EXPERIMENT,
     distserve_parallelism.EXPERIMENT,
     sarathi_steps.EXPERIMENT,

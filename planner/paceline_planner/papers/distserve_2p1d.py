@@ -12,24 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
-from random import Random
 
+from paceline_api.config import DEFAULT_POLICY
 from paceline_api.slo import SLOClass
 from paceline_engine.policies.step import Limits
-from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.tables import load_table
 from paceline_router.facts import Role
 
-from paceline_planner import workloads
 from paceline_planner.aggregate import Record
+from paceline_planner.papers.measured_machines import machine
 from paceline_planner.report import Run, RunTally
+from paceline_planner.search.instances import HANDS_OVER
+from paceline_planner.sim.arrivals import poisson_jobs
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
 from paceline_planner.sim.steady import SteadyRun, steady_run
 from paceline_planner.validity import Lateness
+from paceline_planner.workloads import Fixed
 
 MODEL = "opt-13b"
-PROMPT_TOKENS, OUTPUT_TOKENS = 512, 64
+LENGTHS = Fixed(512, 64)
 SLO = SLOClass("interactive", ttft_s=0.4, tpot_s=0.04, target_ratio=0.9)
 TABLE = "a100-sxm-80gb.distserve-vllm"  # simdistserve's fit of vLLM with its host term (PAPERS §2.5)
 OTHER_TABLES = ("a100-sxm-80gb.distserve", "a100-sxm-80gb")
@@ -76,29 +78,21 @@ SIDES = (
 )
 
 
-def fleet(side: Side, table: str) -> FleetSpec:
+def fleet(side: Side, table: str, router_policy: str = HANDS_OVER) -> FleetSpec:
     """The side on deterministic machines of one table."""
-    machine = MachineSpec(
-        load_table(table, MODEL),
-        tile_tokens=1,
-        noise_ratio=0.0,
-        stall_probability=0.0,
-        kv_constant_s=HANDOVER_S,
-        kv_bytes_per_s=NVLINK_BYTES_PER_S,
-    )
+    of = machine(load_table(table, MODEL), kv_constant_s=HANDOVER_S, kv_bytes_per_s=NVLINK_BYTES_PER_S)
     engines = []
     for part in side.parts:
         limits = Limits(max_batched_tokens=part.max_batched_tokens)
         hands_over = part.role is Role.PREFILL
-        spec = ReplicaSpec(machine, part.policy, None, limits, part.token_budget, hands_over=hands_over)
+        spec = ReplicaSpec(of, part.policy, None, limits, part.token_budget, hands_over=hands_over)
         engines += [EngineSpec(f"{part.role}-{i}", part.role, spec) for i in range(part.count)]
-    return FleetSpec(tuple(engines), {SLO.name: SLO})
+    return FleetSpec(tuple(engines), {SLO.name: SLO}, router_policy)
 
 
 def jobs(rate_rps: float, seed: int) -> Iterator[Job]:
-    """The example's requests without end: the arrivals that `paceline replay --seed` sends."""
-    arrivals = workloads.poisson_arrivals(rate_rps, Random(f"{seed}/arrivals"))
-    return (Job(at, PROMPT_TOKENS, OUTPUT_TOKENS, SLO.name) for at in arrivals)
+    """The example's requests without end."""
+    return poisson_jobs(LENGTHS, rate_rps, seed, SLO.name)
 
 
 def steady(side: Side, table: str, rate_per_gpu: float, seed: int) -> SteadyRun:
@@ -107,14 +101,14 @@ def steady(side: Side, table: str, rate_per_gpu: float, seed: int) -> SteadyRun:
 
 
 def finite(side: Side, table: str, rate_rps: float, duration_s: float, seed: int) -> Run:
-    """Every arrival of `duration_s` seconds, from an empty fleet: what one `paceline replay` measures."""
+    """Every arrival of `duration_s` seconds, from an empty fleet: what one `paceline replay` measures of `up`."""
     tally = RunTally({SLO.name: SLO})
 
     def ended(ride: Ride) -> bool:
         tally.add(Record(ride.job.class_name, ride.course), ride.course.end_s or 0.0)
         return False
 
-    simulated = Fleet(fleet(side, table), seed, ended)
+    simulated = Fleet(fleet(side, table, DEFAULT_POLICY), seed, ended)
     simulated.run(takewhile(lambda job: job.arrival_s < duration_s, jobs(rate_rps, seed)))
     simulated.check()
     return tally.run(rate_rps, duration_s, gpus=side.gpus, lateness=Lateness(virtual=True), simulated=True)

@@ -12,11 +12,9 @@ are seconds, rates requests per second and GPU.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from random import Random
 from typing import Literal
 
 from paceline_api.catalog import find_model
@@ -24,15 +22,13 @@ from paceline_api.slo import SLOClass
 from paceline_engine.step_time import StepTable
 from paceline_engine.tables import TableMissing
 
-from paceline_planner import traces
 from paceline_planner.papers import measured_machines as machines
 from paceline_planner.papers.measured_machines import DISTSERVE_ENGINE, GPU_BYTES, VLLM_2023
 from paceline_planner.roofline.gpu import GPUS
 from paceline_planner.roofline.shape import Shape, of_catalogue
 from paceline_planner.roofline.table import roofline_table
 from paceline_planner.search.instances import Parallel
-from paceline_planner.sim.rides import EngineSpec, FleetSpec, Job
-from paceline_planner.workloads import Empirical, LengthSource, Lognormal, poisson_arrivals
+from paceline_planner.sim.rides import EngineSpec, FleetSpec
 
 GPU = GPUS["a100-sxm-80gb"]
 ANCHOR = "opt-66b"  # the largest model of the published fits
@@ -40,28 +36,6 @@ ANCHOR_PREFILL, ANCHOR_DECODE = (1024, 1024**2 / 2, 0, 0), (0, 0.0, 32, 32 * 102
 DIGITISED = "distserve/fig8_fig9_digitised.csv"
 System = Literal["vLLM", "DistServe", "ours aggregated", "ours disaggregated"]
 SYSTEMS: tuple[System, ...] = ("vLLM", "DistServe", "ours aggregated", "ours disaggregated")
-SHORT_ANSWERS, LONG_ANSWERS, CONTEXTS = Lognormal(9, 0.8), Lognormal(306, 0.75), Lognormal(2205, 0.475)
-
-
-@dataclass(frozen=True, slots=True)
-class LongBench:
-    """LongBench's 21 tasks as the paper's preparation cuts them: an answer, and a context up to 2040 tokens with it.
-
-    Sixteen tasks (79 % of 4,750 items) answer with a few words or a line, five with a text. σ and the short answers'
-    median are assumed; the long ones' median makes the published mean output, the contexts' (σ as in
-    arxiv-summarization) the published mean prompt.
-    """
-
-    short_ratio: float = 0.79
-    short: Lognormal = SHORT_ANSWERS
-    long: Lognormal = LONG_ANSWERS
-    context: Lognormal = CONTEXTS
-    total_tokens: int = 2040
-
-    def draw(self, rng: Random) -> tuple[int, int]:
-        source = self.short if rng.random() < self.short_ratio else self.long
-        answer = min(source.draw(rng), self.total_tokens // 2)
-        return min(self.context.draw(rng), self.total_tokens - answer), answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +66,6 @@ def _slo(ttft_s: float, tpot_s: float) -> SLOClass:
 
 TP1, TP2, TP4 = Parallel(1), Parallel(2), Parallel(4)
 CHAT = (2.0, 4.6)
-MEAN_TOKENS: Mapping[str, tuple[float, float]] = {  # prompt and output, figure 7
-    "chat": (755.5, 200.3),
-    "code": (171.3, 98.2),
-    "summarisation": (1738.3, 90.7),
-}
 CASES = (
     Case(
         "chat, OPT-13B",
@@ -187,16 +156,6 @@ CASES = (
 )
 
 
-@cache
-def lengths(folder: Path, workload: str) -> LengthSource:
-    """Pairs of the released sets; LongBench synthesised."""
-    files = {"chat": "sharegpt_opt_lengths_1600.csv", "code": "humaneval_opt_lengths.csv"}
-    if workload not in files:
-        return LongBench()
-    found = traces.read(folder / "distserve" / files[workload])
-    return Empirical(tuple((r.prompt_tokens, r.output_tokens) for r in found))
-
-
 def digitised(folder: Path) -> Mapping[tuple[str, str], tuple[tuple[float, float], ...]]:
     """(x, attainment in percent) by figure and system, ascending; points that the plots do not show are left out."""
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -208,31 +167,24 @@ def digitised(folder: Path) -> Mapping[tuple[str, str], tuple[tuple[float, float
     return {key: tuple(sorted(found)) for key, found in points.items()}
 
 
-def jobs(source: LengthSource, rate_rps: float, seed: int) -> Iterator[Job]:
-    """Poisson arrivals without end; the same lengths, and arrivals up to a factor, at every rate."""
-    rng = Random(f"{seed}/lengths")
-    arrivals = poisson_arrivals(rate_rps, Random(f"{seed}/arrivals"))
-    return (Job(at, *source.draw(rng), "paper") for at in arrivals)
-
-
 def anchored_table(name: str, model: str, tensor: int, stages: int) -> StepTable:
     """The published fit; where there is none, the roofline as much slower as the engine's fit of ANCHOR is than its."""
     try:
         return machines.published_table(name, model, tensor, stages)
     except TableMissing:
-        shape = _shape(model)
-        fit, roof = machines.published_table(name, ANCHOR, tensor, 1), roofline_table(_shape(ANCHOR), GPU, tensor)
+        of = shape(model)
+        fit, roof = machines.published_table(name, ANCHOR, tensor, 1), roofline_table(shape(ANCHOR), GPU, tensor)
         bare = replace(fit, host=roof.host)
         prefill = bare.seconds4(*ANCHOR_PREFILL) / roof.seconds4(*ANCHOR_PREFILL)
         decode = bare.seconds4(*ANCHOR_DECODE) / roof.seconds4(*ANCHOR_DECODE)
-        table = roofline_table(shape, GPU, tensor, stages)
+        table = roofline_table(of, GPU, tensor, stages)
         slower = machines.faster_prefill(table, prefill)
         knots = tuple((n, decode * s, decode * kv) for n, s, kv in table.decode)
-        room = tensor * stages * GPU_BYTES - shape.weight_bytes
-        return replace(slower, decode=knots, kv_tokens=int(room // shape.kv_bytes_per_token))
+        room = tensor * stages * GPU_BYTES - of.weight_bytes
+        return replace(slower, decode=knots, kv_tokens=int(room // of.kv_bytes_per_token))
 
 
-def _shape(model: str) -> Shape:
+def shape(model: str) -> Shape:
     found = find_model(model)
     assert found is not None
     return of_catalogue(found)

@@ -1,8 +1,8 @@
-"""DistServe's figures 8 and 9: attainment over rate and over SLO scale, as published and in steady runs.
+"""DistServe's figures 8 and 9: attainment over rate and over SLO scale, in runs as short as the published ones.
 
-The paper's runs are short (25 to 100 prompts for each GPU), so that overload hardly builds; its ratios are those of the
-rates at which attainment leaves 90 %. `FINITE` repeats them with many seeds in place of one; `STEADY` is the same load
-kept on. Invariant: both use the same machines, lengths, arrivals and objectives (distserve_cases.py).
+The paper's runs have 25 to 100 prompts for each GPU, so that overload hardly builds; its ratios are those of the rates
+at which attainment leaves 90 %. Here they are repeated with many seeds in place of one; distserve_steady.py keeps the
+same load on. Machines, lengths and objectives are those of distserve_cases.py and distserve_lengths.py.
 """
 
 from __future__ import annotations
@@ -10,45 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from random import Random
 from statistics import fmean
 
 from paceline_api.slo import Course, SLOClass
 
-from paceline_planner.papers.distserve_cases import (
-    CASES,
-    MEAN_TOKENS,
-    SYSTEMS,
-    Case,
-    System,
-    digitised,
-    fleet,
-    jobs,
-    lengths,
-)
-from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Result
+from paceline_planner.papers.distserve_cases import CASES, SYSTEMS, Case, System, digitised, fleet
+from paceline_planner.papers.distserve_lengths import MEAN_TOKENS, lengths
+from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Points, Result, crossing
+from paceline_planner.papers.measured_runs import FILE, Latency, MeasuredRun, attainment, read_runs, replay
 from paceline_planner.search.trial import serve
-from paceline_planner.sim.steady import SteadyRule, steady_run
+from paceline_planner.sim.arrivals import poisson_jobs
 
 TARGET = 90.0
 SEEDS = 10
 QUICK_CASES, QUICK_SHARE = (CASES[0], *CASES[3:]), 3  # a third of the prompts, one seed
 TOLERANCE = 0.2
-STEADY_RULE = SteadyRule(arrivals=2000, most_arrivals=3000)  # an overloaded run is void after that many
-QUICK_RULE = SteadyRule(drop_s=20, arrivals=150, p99_residences=1, most_arrivals=300)
-STEADY_SEEDS = (1, 2, 3)
 PAPERS_OWN: tuple[System, ...] = ("vLLM", "DistServe")
 WORKLOAD_COLUMNS = ("workload", "prompt, published", "output", "prompt, ours", "output")
-REMARKS = (
-    (
-        "Published points are single runs of few requests, ours means over seeds; on the arrivals of those real runs "
-        "that are published, attainment by the OSDI objectives is within 5 points (measured_runs.py)."
-    ),
-    "At 90 % vLLM's curve of OPT-13B is flat: a point up or down moves the crossing by a factor. Read the curves.",
-)
-Points = tuple[tuple[float, float], ...]  # (rate or SLO scale, attainment in percent)
+REMARKS = ("Published points are single runs of few requests, ours means over seeds.",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +54,14 @@ class Trial:
     seed: int
 
 
-def finite(folder: Path, quick: bool, trial: Trial) -> list[tuple[float, float]]:
-    """TTFT and TPOT of each request; TPOT is 0 with one token."""
+def finite(folder: Path, quick: bool, trial: Trial) -> list[Latency]:
+    """What each request of the paper's number of them got."""
     case = trial.case
     spec = fleet(case, trial.system, scaled(case.osdi, trial.scale))
-    arriving = jobs(lengths(folder, case.workload), trial.rate * spec.gpus, trial.seed)
+    arriving = poisson_jobs(lengths(folder, case.workload), trial.rate * spec.gpus, trial.seed, case.osdi.name)
     prompts = case.prompts_per_gpu * spec.gpus // (QUICK_SHARE if quick else 1)
     served = serve(spec, islice(arriving, prompts), trial.seed)
-    return [(ttft_s(course), course.tpot_s or 0.0) for course in served]
+    return [Latency(ttft_s(course), course.tpot_s or 0.0) for course in served]
 
 
 def ttft_s(course: Course) -> float:
@@ -91,20 +73,6 @@ def scaled(slo: SLOClass, scale: float) -> SLOClass:
     return replace(slo, ttft_s=scale * slo.ttft_s, tpot_s=scale * slo.tpot_s)
 
 
-def attainment(latencies: Sequence[tuple[float, float]], slo: SLOClass, scale: float = 1.0) -> float:
-    """Percent within both limits."""
-    good = sum(ttft <= scale * slo.ttft_s and tpot <= scale * slo.tpot_s for ttft, tpot in latencies)
-    return 100.0 * good / len(latencies)
-
-
-def crossing(points: Points, level: float = TARGET) -> float | None:
-    """Where attainment first falls below a level, interpolated; None when it starts below or never falls."""
-    for (x, above), (further, below) in pairwise(points):
-        if above >= level > below:
-            return x + (above - level) / (above - below) * (further - x)
-    return None
-
-
 def sweep(lab: Lab, case: Case, system: System, scales: Sequence[float]) -> Sweep:
     """Every rate, and every SLO scale at the figure's rate; a policy that knows its objective is run at each scale."""
     seeds = range(1, 1 + (1 if lab.quick else SEEDS))
@@ -114,16 +82,17 @@ def sweep(lab: Lab, case: Case, system: System, scales: Sequence[float]) -> Swee
     at_scales = scales if knows else (1.0,)
     wanted = [Trial(case, system, rate, 1.0, seed) for rate in rates for seed in seeds]
     wanted += [Trial(case, system, case.scale_rate, scale, seed) for scale in at_scales for seed in seeds]
+    wanted = list(dict.fromkeys(wanted))
     found = dict(zip(wanted, lab.each(partial(finite, lab.traces, lab.quick), wanted), strict=True))
 
     def curve(slo: SLOClass, seed: int) -> Points:
-        return tuple((rate, attainment(found[Trial(case, system, rate, 1.0, seed)], slo)) for rate in rates)
+        return tuple((rate, attainment(found[Trial(case, system, rate, 1.0, seed)], 1.0, slo)) for rate in rates)
 
     single = tuple(curve(case.osdi, seed) for seed in seeds)
     by_scale = []
     for scale in scales:
         runs = [found[Trial(case, system, case.scale_rate, scale if knows else 1.0, seed)] for seed in seeds]
-        by_scale.append((scale, fmean(attainment(run, case.osdi, scale) for run in runs)))
+        by_scale.append((scale, fmean(attainment(run, scale, case.osdi) for run in runs)))
     return Sweep(mean(single), mean([curve(case.arxiv, seed) for seed in seeds]), tuple(by_scale), single)
 
 
@@ -132,7 +101,7 @@ def mean(curves: Sequence[Points]) -> Points:
     return tuple((points[0][0], fmean(percent for _, percent in points)) for points in zip(*curves, strict=True))
 
 
-def run_finite(lab: Lab) -> Result:
+def run(lab: Lab) -> Result:
     published = digitised(lab.traces)
     findings: list[Finding] = []
     rows, arxiv_rows = [], []
@@ -147,6 +116,7 @@ def run_finite(lab: Lab) -> Result:
         arxiv_rows += [row(case, system, found[system].arxiv) for system in PAPERS_OWN]
         by_rate.append(panel(case.name, "requests/s per GPU", {s: f.osdi for s, f in found.items()}, theirs))
         by_scale.append(panel(case.name, "SLO scale", {s: f.scales for s, f in found.items()}, shown))
+    findings.append(real_runs(lab))
     columns = ("case", "system", "90 % crossing, rps/GPU", "80 %", "attainment at the figure's rates")
     return Result(
         tuple(findings),
@@ -162,11 +132,11 @@ def run_finite(lab: Lab) -> Result:
 
 def judge(case: Case, found: dict[System, Sweep], theirs: dict[System, Points]) -> list[Finding]:
     """The ratio of the 90 % crossings, and how far our curves are from the published points."""
-    ours = {s: crossing(found[s].osdi) for s in PAPERS_OWN}
-    first, second = ours["vLLM"], ours["DistServe"]
-    ratio = second / first if first and second else 0.0
+    ratio = crossings_ratio(found["DistServe"].osdi, found["vLLM"].osdi)
     name, (least, most) = f"{case.name}: DistServe / vLLM at 90 %", case.claimed
     note = f"{single_ratios(found)}; claimed {least}–{most}"
+    if ratio is None:
+        note = f"a curve does not cross 90 % on these rates; {note}"
     judged = Finding(name, case.ratio, ratio, (1 - TOLERANCE) * least, (1 + TOLERANCE) * most, note=note)
     if case.by_roofline:
         judged = Finding(name, case.ratio, ratio, note=f"{note}; by roofline, not judged")
@@ -181,8 +151,26 @@ def judge(case: Case, found: dict[System, Sweep], theirs: dict[System, Points]) 
     return [judged, *errors]
 
 
+def crossings_ratio(over: Points, under: Points) -> float | None:
+    """Of the rates at which two curves fall below TARGET; None where one does not."""
+    first, second = crossing(under, TARGET), crossing(over, TARGET)
+    return second / first if first and second else None
+
+
+def real_runs(lab: Lab) -> Finding:
+    """How far attainment by the OSDI objectives is from the real runs', on their own arrivals; the worst of them."""
+    slo = CASES[0].osdi
+    runs = read_runs(lab.traces / FILE)
+    name = f"{len(runs)} real runs of OPT-13B by {slo.ttft_s:g} s and {slo.tpot_s:g} s, their arrivals: worst distance"
+    return Finding(name, None, max(lab.each(partial(distance_points, slo), runs)), unit="points")
+
+
+def distance_points(slo: SLOClass, run: MeasuredRun) -> float:
+    return abs(attainment(replay(run).simulated, 1.0, slo) - attainment(run.measured, 1.0, slo))
+
+
 def row(case: Case, system: System, points: Points) -> tuple[str, ...]:
-    cells = (crossing(points), crossing(points, 80.0))
+    cells = (crossing(points, TARGET), crossing(points, 80.0))
     curve = "  ".join(f"{rate:g}: {percent:.0f}" for rate, percent in points)
     return (case.name, system, *("–" if cell is None else f"{cell:.3g}" for cell in cells), curve)
 
@@ -190,8 +178,7 @@ def row(case: Case, system: System, points: Points) -> tuple[str, ...]:
 def single_ratios(found: dict[System, Sweep]) -> str:
     """The middle four fifths of the ratios that single runs as short as the paper's give."""
     pairs = zip(found["DistServe"].single, found["vLLM"].single, strict=True)
-    crossings = [(crossing(second), crossing(first)) for second, first in pairs]
-    ratios = sorted(second / first for second, first in crossings if second and first)
+    ratios = sorted(ratio for second, first in pairs if (ratio := crossings_ratio(second, first)) is not None)
     if not ratios:
         return "no single run crosses"
     tenth = len(ratios) // 10
@@ -215,55 +202,6 @@ def panel(title: str, x: str, ours: dict[System, Points], theirs: dict[System, P
     return Panel(title, x, "attainment, %", tuple(curves))
 
 
-@dataclass(frozen=True, slots=True)
-class Steady:
-    """One steady run's attainment in percent; `void` when the load did not settle."""
-
-    percent: float
-    void: bool
-
-
-def steady(folder: Path, quick: bool, trial: Trial) -> Steady:
-    case = trial.case
-    spec = fleet(case, trial.system, case.osdi)
-    rate = trial.rate * spec.gpus
-    arriving = jobs(lengths(folder, case.workload), rate, trial.seed)
-    found = steady_run(spec, arriving, rate, trial.seed, QUICK_RULE if quick else STEADY_RULE)
-    return Steady(found.attainment_percent, bool(found.void))
-
-
-def run_steady(lab: Lab) -> Result:
-    """The same systems and objectives under a load that stays on."""
-    rows, panels, remarks = [], [], []
-    published = digitised(lab.traces)
-    seeds = STEADY_SEEDS[:1] if lab.quick else STEADY_SEEDS
-    for case in QUICK_CASES if lab.quick else CASES:
-        rates = case.rates[1::4] if lab.quick else case.rates[1::2]
-        wanted = [Trial(case, system, rate, 1.0, seed) for system in SYSTEMS for rate in rates for seed in seeds]
-        runs = dict(zip(wanted, lab.each(partial(steady, lab.traces, lab.quick), wanted), strict=True))
-        curves: dict[System, Points] = {}
-        for system in SYSTEMS:
-            at = {rate: [runs[Trial(case, system, rate, 1.0, seed)] for seed in seeds] for rate in rates}
-            curves[system] = tuple((rate, fmean(run.percent for run in found)) for rate, found in at.items())
-            best = max(rate * percent / 100 for rate, percent in curves[system])
-            unsettled = [f"{rate:g}" for rate, found in at.items() if any(run.void for run in found)]
-            rows.append((*row(case, system, curves[system]), f"{best:.3g}", ", ".join(unsettled)))
-        theirs = {s: published[case.figure, s] for s in PAPERS_OWN}
-        panels.append(panel(case.name, "requests/s per GPU", curves, theirs))
-        remarks.append(steady_remark(case, curves))
-    columns = ("case", "system", "90 % crossing, rps/GPU", "80 %", "attainment", "most in-SLO rps/GPU", "void at")
-    return Result((), (Grid("steady runs, OSDI objectives", columns, tuple(rows)),), tuple(panels), tuple(remarks))
-
-
-def steady_remark(case: Case, curves: dict[System, Points]) -> str:
-    at = {s: crossing(points) for s, points in curves.items()}
-    first, second = at["vLLM"], at["DistServe"]
-    if first and second:
-        return f"{case.name}: steady, DistServe / vLLM at 90 % is {second / first:.2f} (published {case.ratio})"
-    return f"{case.name}: steady, no ratio: a curve does not cross 90 % on these rates"
-
-
-FINITE = Experiment(
-    "distserve-fig8-9", "DistServe: attainment over rate and SLO scale", "OSDI'24 figures 8, 9", run_finite
+EXPERIMENT = Experiment(
+    "distserve-fig8-9", "DistServe: attainment over rate and SLO scale", "OSDI'24 figures 8, 9", run
 )
-STEADY = Experiment("distserve-steady", "DistServe: the same in steady runs", "OSDI'24 figures 8, 9", run_steady)

@@ -27,7 +27,6 @@ from paceline_planner.search.splits import Split, best_split
 from paceline_planner.search.trial import highest_rate
 from paceline_planner.sim.rides import EngineSpec, FleetSpec
 from paceline_planner.sim.steady import SteadyRule, steady_run
-from paceline_planner.workloads import Fixed
 
 Part = Literal["prefill-first", "prefill alone", "decode alone", "2P1D"]
 PARTS: tuple[Part, ...] = ("prefill-first", "prefill alone", "decode alone", "2P1D")
@@ -41,7 +40,6 @@ FIRST_STEP = 1.1  # from guesses that are near
 BOUND_MARGIN = 1.02  # by which a phase alone may be found too low
 LEAST_BEST_RPS = 4.2  # per GPU, of the best split
 CURVE_RATES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.4, 2.8, 3.2, 3.4, 3.6, 4.0, 4.4, 4.8)
-LENGTHS = Fixed(example.PROMPT_TOKENS, example.OUTPUT_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class Variant:
 
     name: str
     table: StepTable
-    step_tokens: int = example.PROMPT_TOKENS
+    step_tokens: int = example.LENGTHS.prompt_tokens
     of_each: bool = False
 
 
@@ -88,7 +86,7 @@ def pool(variant: Variant, role: Role, count: int) -> tuple[EngineSpec, ...]:
 
 
 def demand(quick: bool, seeds: tuple[int, ...] = (1,)) -> Demand:
-    return Demand(LENGTHS, example.SLO, QUICK_RULE if quick else RULE, seeds[:1] if quick else seeds)
+    return Demand(example.LENGTHS, example.SLO, QUICK_RULE if quick else RULE, seeds[:1] if quick else seeds)
 
 
 def setting(variant: Variant, part: Part, asked: Demand) -> tuple[Demand, FleetSpec]:
@@ -200,7 +198,7 @@ def run(lab: Lab) -> Result:
             tuple((str(s), f"{s.per_gpu_rps:.2f}") for s in splits),
         ),
     )
-    return Result(_findings(judged, splits[0]), grids, (curves(lab, splits[0]),), REMARKS)
+    return Result(_findings(judged, splits[0]), grids, (curves(lab, splits[0]),))
 
 
 def _row(name: str, of: dict[Part, float]) -> tuple[str, ...]:
@@ -227,10 +225,4 @@ def _findings(of: dict[Part, float], best: Split) -> tuple[Finding, ...]:
     )
 
 
-REMARKS = (
-    (
-        "The real runs of vLLM (measured_machines.py) prefill faster than the fit and pay for each running sequence: "
-        "that machine prefills first at more than 1.6 requests/s too, and decodes alone at far fewer than 10."
-    ),
-)
 EXPERIMENT = Experiment("distserve-2p1d", "DistServe's example: 2P1D", "OSDI'24 §1, figure 1; blog", run)

@@ -8,11 +8,9 @@ fits without host terms, for the closed forms have none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, pairwise
-from random import Random
+from itertools import islice
 from statistics import fmean
 
 from paceline_api.slo import SLOClass
@@ -21,12 +19,14 @@ from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.step_time import HostTerm, StepTable
 from paceline_router.facts import Role
 
-from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Result
+from paceline_planner.feasible import lone_prefill_s
+from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Result, crossing, within
 from paceline_planner.papers.measured_machines import DISTSERVE_ENGINE, machine, published_table
 from paceline_planner.search.instances import Demand, Parallel, decode_alone
 from paceline_planner.search.trial import serve
-from paceline_planner.sim.rides import EngineSpec, FleetSpec, Job
-from paceline_planner.workloads import Fixed, poisson_arrivals
+from paceline_planner.sim.arrivals import poisson_jobs
+from paceline_planner.sim.rides import EngineSpec, FleetSpec
+from paceline_planner.workloads import Fixed
 
 PROMPT_TOKENS = 512
 UTILISATIONS = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.4, 1.5, 1.6)  # of one instance's 1 / D
@@ -64,7 +64,7 @@ def table(model: str, parallel: Parallel) -> StepTable:
 
 def prefill_s(model: str, parallel: Parallel) -> float:
     """D: one prompt alone, through all stages."""
-    return table(model, parallel).seconds4(PROMPT_TOKENS, PROMPT_TOKENS**2 / 2, 0, 0)
+    return lone_prefill_s(table(model, parallel), PROMPT_TOKENS)
 
 
 def two_stages_ttft_s(d: float, rate: float) -> float:
@@ -87,18 +87,13 @@ def overtaken_at(d: float, k: float) -> float:
     return low
 
 
-def jobs(rate_rps: float, count: int) -> Iterator[Job]:
-    arrivals = poisson_arrivals(rate_rps, Random("1/arrivals"))
-    return (Job(next(arrivals), PROMPT_TOKENS, 1, SLO.name) for _ in range(count))
-
-
 def mean_ttft_s(count: int, point: tuple[str, Parallel, float]) -> float:
     """Simulated; prompts of the first moments are left out."""
     model, parallel, rate = point
     spec = machine(table(model, parallel), stages=parallel.pipeline)
     replica = ReplicaSpec(spec, "prefill-only", token_budget=PROMPT_TOKENS)
     fleet = FleetSpec((EngineSpec("prefill", Role.MIXED, replica, parallel.gpus),), {SLO.name: SLO}, "round-robin")
-    courses = serve(fleet, jobs(rate, count), 1)
+    courses = serve(fleet, islice(poisson_jobs(Fixed(PROMPT_TOKENS, 1), rate, 1, SLO.name), count), 1)
     return fmean(c.ttft_s or 0.0 for c in courses[min(WARM_UP, count // 10) :])
 
 
@@ -117,11 +112,7 @@ def run(lab: Lab) -> Result:
         findings += decode_findings(pair)
     columns = ("decode", "step, ms", "tokens/s", "tokens/s per GPU")
     grid = Grid(f"batch {BATCH} a micro-batch, {CONTEXT} tokens of context (figure 5's setting)", columns, tuple(rows))
-    remarks = (
-        "Prefill: tensor parallelism answers sooner while execution dominates, pipelining once queueing does.",
-        "Decode: tensor parallelism cuts the step's time with diminishing return, stages multiply tokens per second.",
-    )
-    return Result(tuple(findings), (grid,), tuple(panels), remarks)
+    return Result(tuple(findings), (grid,), tuple(panels))
 
 
 def prefill(lab: Lab, pair: Pair) -> tuple[list[Finding], Panel]:
@@ -142,14 +133,12 @@ def prefill(lab: Lab, pair: Pair) -> tuple[list[Finding], Panel]:
         for (rate, s), (_, f), speed in zip(tensor + pipeline, formula + stages, speeds, strict=True)
         if rate * d <= QUEUED * speed
     ]
-    at = simulated_overtaking(tensor, pipeline)
+    at = crossing([(rate, dict(pipeline)[rate] - seconds) for rate, seconds in tensor], 0.0)
     expected = overtaken_at(d, k)
     name = f"{pair.model}, {pair.tensor} against {pair.pipeline}, K = {k:.2f}"
     findings = [
         Finding(f"{name}: largest distance of simulated mean TTFT from the closed form", 0.0, max(off), 0.0, 0.1),
-        Finding(
-            f"{name}: pipelining overtakes at", expected, at, 0.85 * expected, 1.15 * expected, "rps", "closed form"
-        ),
+        within(f"{name}: pipelining overtakes at", expected, at, 0.15, "rps", "closed form"),
     ]
     curves = (
         Curve(f"{pair.tensor}", tuple(tensor)),
@@ -158,15 +147,6 @@ def prefill(lab: Lab, pair: Pair) -> tuple[list[Finding], Panel]:
         Curve(f"{pair.pipeline}, closed form", tuple(stages), published=True),
     )
     return findings, Panel(f"prefill of {PROMPT_TOKENS} tokens, {pair.model}", "requests/s", "mean TTFT, s", curves)
-
-
-def simulated_overtaking(tensor: list[tuple[float, float]], pipeline: list[tuple[float, float]]) -> float:
-    """The rate at which the simulated curves meet, interpolated; the last rate of `tensor` when they do not."""
-    gaps = [(rate, s - dict(pipeline)[rate]) for rate, s in tensor]
-    for (rate, gap), (further, wider) in pairwise(gaps):
-        if gap < 0 <= wider:
-            return rate - gap / (wider - gap) * (further - rate)
-    return gaps[-1][0]
 
 
 def mean_tpot_s(count: int, point: tuple[str, Parallel, float]) -> float:

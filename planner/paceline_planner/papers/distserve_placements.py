@@ -9,19 +9,21 @@ of the goodput per GPU of the paper's placement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
 
+from paceline_engine.tables import TableMissing
 from paceline_router.facts import Role
 
 from paceline_planner.papers import measured_machines as machines
-from paceline_planner.papers.distserve_cases import CASES, Case, anchored_table, lengths
+from paceline_planner.papers.distserve_cases import CASES, Case, anchored_table, shape
+from paceline_planner.papers.distserve_lengths import lengths
 from paceline_planner.papers.experiment import Experiment, Finding, Grid, Lab, Result
 from paceline_planner.papers.measured_machines import DISTSERVE_ENGINE
-from paceline_planner.search.instances import Demand, Parallel
+from paceline_planner.roofline.table import DoesNotFit
+from paceline_planner.search.instances import Demand, NoInstance, Parallel
 from paceline_planner.search.placement import (
     Cluster,
     HighAffinity,
@@ -36,7 +38,6 @@ from paceline_planner.search.placement import (
 from paceline_planner.sim.rides import EngineSpec
 from paceline_planner.sim.steady import SteadyRule
 
-LAYERS: Mapping[str, int] = {"opt-13b": 40, "opt-66b": 64, "opt-175b": 96}
 RATE_RPS = 20.0  # for which instances are counted
 LEAST_SHARE = 0.98
 REQUESTS, MOST_RPS_PER_GPU = 300, 5.0  # of simdistserve/simulate.py
@@ -72,11 +73,15 @@ class SimulatorsMachines:
     model: str
 
     def instance(self, role: Role, parallel: Parallel) -> EngineSpec:
-        """TableMissing or DoesNotFit where there is none; ValueError for stages of unequal length."""
-        if LAYERS[self.model] % parallel.pipeline:
-            raise ValueError(f"{LAYERS[self.model]} layers do not divide into {parallel.pipeline} stages")
+        """NoInstance where nothing tells its step times, the model does not fit, or stages would be unequal."""
+        layers = shape(self.model).layers
+        if layers % parallel.pipeline:
+            raise NoInstance(f"{layers} layers do not divide into {parallel.pipeline} stages")
         both = (parallel.tensor, parallel.pipeline)
-        engines = machines.distserve_engines(self.model, both, both, tables=anchored_table)
+        try:
+            engines = machines.distserve_engines(self.model, both, both, tables=anchored_table)
+        except (TableMissing, DoesNotFit) as e:
+            raise NoInstance(str(e)) from e
         engine = next(e for e in engines if e.role is role)
         machine = replace(engine.spec.machine, one_loop=False, kv_constant_s=0.0)
         return replace(engine, spec=replace(engine.spec, machine=machine))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,11 +19,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One published figure (None: the paper has none) beside ours. `low` and `high` are what is allowed of ours."""
+    """One published figure (None: the paper has none) beside ours. `low` and `high` are what is allowed of ours.
+
+    `ours` None: the experiment did not show it, as where a curve never leaves the level asked about; bounds then miss.
+    """
 
     name: str
     published: float | None
-    ours: float
+    ours: float | None
     low: float | None = None
     high: float | None = None
     unit: str = ""
@@ -30,6 +34,8 @@ class Finding:
 
     @property
     def held(self) -> bool:
+        if self.ours is None:
+            return not self.is_judged
         return (self.low is None or self.ours >= self.low) and (self.high is None or self.ours <= self.high)
 
     @property
@@ -37,9 +43,25 @@ class Finding:
         return self.low is not None or self.high is not None
 
 
-def within(name: str, published: float, ours: float, ratio: float, unit: str = "", note: str = "") -> Finding:
+def within(name: str, published: float, ours: float | None, ratio: float, unit: str = "", note: str = "") -> Finding:
     """A finding that may be off by `ratio` of the published figure."""
     return Finding(name, published, ours, published * (1 - ratio), published * (1 + ratio), unit, note)
+
+
+Points = tuple[tuple[float, float], ...]
+
+
+def ratio(over: float, under: float) -> float | None:
+    """None where `under` is 0: a capacity that no rate tried has."""
+    return over / under if under else None
+
+
+def crossing(points: Sequence[tuple[float, float]], level: float) -> float | None:
+    """Where y first falls below a level, interpolated over x; None when it starts below or never falls."""
+    for (x, above), (further, below) in pairwise(points):
+        if above >= level > below:
+            return x + (above - level) / (above - below) * (further - x)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +78,7 @@ class Curve:
     """`published` curves are drawn dashed."""
 
     name: str
-    points: tuple[tuple[float, float], ...]
+    points: Points
     published: bool = False
 
 

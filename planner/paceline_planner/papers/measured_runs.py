@@ -3,8 +3,8 @@
 OPT-13B, ShareGPT, A100-80G, DistServe's engine and vLLM of 2023 (a part of the runs published with its simulator,
 Apache-2.0; the file is named by its reader, none of it is kept here). For each run: the share of requests within SLO
 scales of 0.2 s TTFT and 0.1 s TPOT, measured and simulated, p50 and p90 of both, and the distance between their
-distributions. Invariant: no constant is fitted to a run; machines are those of measured_machines.py. Of vLLM there are
-two, a version each, and which one a run is of shows in its batches, not in its speed.
+distributions. Invariant: one set of constants an engine, read from the runs that measured_machines.py names, none by
+run. Of vLLM there are two versions, and which one a run is of shows in its batches, not in its speed.
 """
 
 from __future__ import annotations
@@ -161,9 +161,9 @@ def replay(run: MeasuredRun, model: str = MODEL, constants: Constants = CONSTANT
     return Comparison(run, tuple(Latency(c.ttft_s or 0.0, c.tpot_s or 0.0) for c in courses))
 
 
-def attainment(latencies: Sequence[Latency], scale: float) -> float:
-    """Percent of requests within `scale` times the objective."""
-    good = sum(x.ttft_s <= scale * SLO.ttft_s and x.tpot_s <= scale * SLO.tpot_s for x in latencies)
+def attainment(latencies: Sequence[Latency], scale: float, slo: SLOClass = SLO) -> float:
+    """Percent of requests within `scale` times both limits."""
+    good = sum(x.ttft_s <= scale * slo.ttft_s and x.tpot_s <= scale * slo.tpot_s for x in latencies)
     return 100.0 * good / len(latencies)
 
 

@@ -109,13 +109,12 @@ def _remarks(found: Shares) -> tuple[str, ...]:
     bound = found[LLAMA, SYSTEMS[2]]
     return (
         (
-            "a limit of 128 requests binds before the budget does: prompts then start one by one as others end, and "
-            f"micro-batches of 1536 tokens stand beside bare decodes (LLaMA2-70B: {100 * bound:.0f} %); the paper's "
-            "smaller relaxed budget for this model has the same reason"
+            f"Sarathi at a budget of 1536 and the paper's 128 requests wastes {100 * bound:.0f} % (LLaMA2-70B): where "
+            "the limit on requests binds before the budget does, prompts start one by one as others end"
         ),
         (
-            f"Orca at its 8 requests wastes {100 * found[LLAMA, ORCA_8]:.0f} % (LLaMA2-70B): with 4 decodes a "
-            "micro-batch it prefills little, for it serves little; Orca at 128 requests is what compares with Sarathi"
+            f"Orca at its 8 requests, 4 a micro-batch, wastes {100 * found[LLAMA, ORCA_8]:.0f} % (LLaMA2-70B); what "
+            "compares with Sarathi is Orca at 128 requests"
         ),
     )
 

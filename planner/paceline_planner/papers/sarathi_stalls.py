@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Result
+from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Result, ratio
 from paceline_planner.papers.sarathi_capacity import SEEDS, Found, load, measure
 from paceline_planner.papers.sarathi_machines import ORCA, SARATHI, VLLM, YI, System
 from paceline_planner.papers.sarathi_trial import Case, Load, run, serve
@@ -49,7 +49,7 @@ Capacities = dict[tuple[str, float], Found]  # by system and objective
 
 def emitted(case_seed: tuple[Case, int]) -> list[float]:
     """When each token of a backlog came out, ascending."""
-    watch, _ = serve(case_seed[0], AT_ONCE_RPS, case_seed[1])
+    watch = serve(case_seed[0], AT_ONCE_RPS, case_seed[1])
     times = [np.cumsum([r.course.first_token_s or 0.0, *r.gaps_s]) for r in watch.rides if r.gaps_s]
     return [float(t) for t in np.sort(np.concatenate(times))]
 
@@ -112,21 +112,26 @@ def _flat(tails: Tails) -> list[Finding]:
         Finding(
             f"P99 TBT at {RATES_RPS[-1]:g} / {RATES_RPS[0]:g} requests/s, {name}",
             published[name],
-            ratio,
+            grown,
             high=FLAT if name.startswith("Sarathi") else None,
         )
-        for name, ratio in growth.items()
+        for name, grown in growth.items()
     ]
 
 
 def _batch_sizes(found: Capacities) -> list[Finding]:
     vllm = [f.rate_rps for (name, slo_s), f in found.items() if name.startswith("vLLM") and slo_s == STRICT_S]
     findings = [
-        Finding("vLLM's strict capacity, most / least of three batch sizes", 1.0, max(vllm) / min(vllm), high=1 + SAME)
+        Finding(
+            f"vLLM's strict capacity, most / least of {len(vllm)} batch sizes",
+            1.0,
+            ratio(max(vllm), min(vllm)),
+            high=1 + SAME,
+        )
     ]
     for slo_s, (name, published) in FIGURE_12_GAIN.items():
         if (name, slo_s) in found:
-            gain = found[name, slo_s].rate_rps / found["vLLM v0, 128 requests", slo_s].rate_rps
+            gain = ratio(found[name, slo_s].rate_rps, found["vLLM v0, 128 requests", slo_s].rate_rps)
             findings.append(Finding(f"{name} / vLLM at {slo_s:g} s", published, gain, published * 0.8, published * 1.2))
     return findings
 
@@ -163,14 +168,9 @@ def _capacity_panel(found: Capacities) -> Panel:
 
 
 def _remarks(tails: Tails) -> tuple[str, ...]:
-    vllm, sarathi = (tails[s.name, RATES_RPS[0]] for s in FIGURE_1[1:])
-    return (
-        (
-            f"tails at {RATES_RPS[0]:g} requests/s: vLLM {vllm:.2f} s and Sarathi {sarathi:.2f} s where figure 1 shows "
-            "1.39 and 0.53; a step of 1536 tokens takes 0.29 s by the paper's own figure 14, and whether its figure is "
-            "of conversations (its script) or of summaries (its file's name) is not clear"
-        ),
-    )
+    rate = RATES_RPS[0]
+    pairs = (f"{s.name} {tails[s.name, rate]:.2f} s ({dict(FIGURE_1_S[s.name])[rate]:g})" for s in FIGURE_1[1:])
+    return (f"tails at {rate:g} requests/s, figure 1's in brackets: {', '.join(pairs)}",)
 
 
 EXPERIMENT = Experiment("sarathi-stalls", "Sarathi-Serve: generation stalls", "figures 1, 12", run_all)

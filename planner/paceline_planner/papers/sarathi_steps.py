@@ -16,6 +16,7 @@ from pathlib import Path
 from paceline_api.slo import SLOClass
 from paceline_engine.step_time import HostTerm, StepTable
 
+from paceline_planner.feasible import lone_prefill_s
 from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid, Lab, Panel, Result
 from paceline_planner.papers.sarathi_machines import MISTRAL, SARATHI, TILE_TOKENS, YI, engine, table
 from paceline_planner.papers.sarathi_trial import CLASS
@@ -32,7 +33,6 @@ TILE_RATIO, TILE_ALLOWED = 1.32, 0.3  # §4.3: 257 tokens over 256
 DECODE_CONTEXT = 1024
 FREE = 1.05  # "decodes ride for free": what three of them may add to a step of 1021 prompt tokens
 FIGURE_4_S = {"prefill": ((128, 0.030), (2048, 0.145)), "decode": ((1, 0.015), (64, 0.022))}
-FIGURE_9_TIMES = 28.3  # a whole prompt of 16k beside the decodes, against the decodes alone
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -87,10 +87,6 @@ def read_chunks(traces: Path) -> Chunks:
     return measured
 
 
-def prefill_s(of: StepTable, tokens: int) -> float:
-    return of.seconds4(tokens, tokens**2 / 2, 0, 0)
-
-
 def decode_s(of: StepTable, decodes: int) -> float:
     return of.seconds4(0, 0.0, decodes, decodes * DECODE_CONTEXT)
 
@@ -115,9 +111,9 @@ def _hybrids(traces: Path) -> list[Finding]:
     yi = tiled(table(YI))
     low, high = (1 + (TILE_RATIO - 1) * (1 + sign * TILE_ALLOWED) for sign in (-1, 1))
     measured = {int(r["batch_num_decode_tokens"]): float(r["batch_execution_time"]) for r in rows(traces / HYBRID_FILE)}
-    hybrid = yi.seconds4(1021, 1021**2 / 2, 3, 3 * DECODE_CONTEXT) / prefill_s(yi, 1024)
+    hybrid = yi.seconds4(1021, 1021**2 / 2, 3, 3 * DECODE_CONTEXT) / lone_prefill_s(yi, 1024)
     return [
-        Finding("a step of 257 tokens / 256", TILE_RATIO, prefill_s(yi, 257) / prefill_s(yi, 256), low, high),
+        Finding("a step of 257 tokens / 256", TILE_RATIO, lone_prefill_s(yi, 257) / lone_prefill_s(yi, 256), low, high),
         Finding("1021 prompt tokens and 3 decodes / 1024", measured[3] / measured[0], hybrid, high=FREE),
         Finding("32 decodes beside a prompt of 8k / alone", None, beside_times(32, 8192, 0)),
         Finding("32 decodes beside a chunk of 480, 4k computed / alone", None, beside_times(32, 480, 4096)),
@@ -147,7 +143,7 @@ def _yi_panels(traces: Path) -> tuple[Panel, ...]:
     """Figure 2's steps; the measured ones have timers around every operation."""
     yi, panels = tiled(table(YI)), []
     for name, file, column, of in (
-        ("prefill", PREFILL_FILE, "batch_num_prefill_tokens", prefill_s),
+        ("prefill", PREFILL_FILE, "batch_num_prefill_tokens", lone_prefill_s),
         ("decode", DECODE_FILE, "batch_num_decode_tokens", decode_s),
     ):
         points = [(int(r[column]), float(r["batch_execution_time"])) for r in rows(traces / file)]
@@ -160,7 +156,7 @@ def _yi_panels(traces: Path) -> tuple[Panel, ...]:
 def _mistral_panel() -> Panel:
     mistral, curves = replace(tiled(table(MISTRAL)), host=HostTerm()), []
     for name, of, counts in (
-        ("prefill", prefill_s, (128, 256, 512, 1024, 2048)),
+        ("prefill", lone_prefill_s, (128, 256, 512, 1024, 2048)),
         ("decode", decode_s, (1, 16, 32, 64)),
     ):
         curves.append(Curve(name, tuple((n, of(mistral, n)) for n in counts)))
@@ -174,7 +170,7 @@ def _tile_panel() -> Panel:
         "Tiles of 128 tokens (§4.3)",
         "prompt tokens of a step",
         "s",
-        (Curve("Yi-34B TP2", tuple((n, prefill_s(yi, n)) for n in counts)),),
+        (Curve("Yi-34B TP2", tuple((n, lone_prefill_s(yi, n)) for n in counts)),),
     )
 
 
@@ -186,15 +182,19 @@ def _beside_panel() -> Panel:
 
 
 def _remarks(ours: Overheads, measured: Chunks) -> tuple[str, ...]:
-    longest = max(measured)
-    whole, cut = measured[longest][WHOLE], measured[longest][2048]
+    """How overheads go with length, and what chunks of 512 cost over chunks of 1024; the measured ones in brackets."""
+    shortest, longest = min(measured), max(measured)
+
+    def beside(length: int, over: int, under: int) -> str:
+        published = measured[length][over] / measured[length][under]
+        return f"{ours[length, over] / ours[length, under]:.2f} ({published:.2f})"
+
     return (
         (
-            f"whole prompts of {longest} tokens took the paper {whole:.2f} s and in chunks of 2048 {cut:.2f} s: its "
-            f"longest steps are slower than any roofline says (ours {ours[longest, WHOLE]:.2f} and "
-            f"{ours[longest, 2048]:.2f} s), so its overheads fall with length, and ours do not"
+            f"chunks of 2048 / whole prompts, measured in brackets: {beside(shortest, 2048, WHOLE)} at {shortest} "
+            f"tokens, {beside(longest, 2048, WHOLE)} at {longest}"
         ),
-        "chunks of 1024 took the paper as long a token as chunks of 512: a choice of kernels that no roofline knows",
+        f"chunks of 512 / chunks of 1024 at {longest} tokens: {beside(longest, 512, 1024)}",
     )
 
 

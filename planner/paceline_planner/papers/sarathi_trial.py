@@ -11,15 +11,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import islice, takewhile
 from pathlib import Path
 from random import Random
 
 import numpy as np
 from paceline_api.slo import SLOClass
-from paceline_engine.sim.pipeline import PipelinedReplica
 
-from paceline_planner import traces, workloads
+from paceline_planner import traces
 from paceline_planner.papers.sarathi_machines import Deployment, System, engine
+from paceline_planner.search.trial import highest_rate
+from paceline_planner.sim.arrivals import poisson_jobs
 from paceline_planner.sim.fleet import Fleet
 from paceline_planner.sim.rides import FleetSpec, Job, Ride
 from paceline_planner.workloads import Empirical, LengthSource, Lognormal
@@ -80,15 +82,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """`late` is the share of gaps above the objective; bubbles are of all stages' time in which the engine worked."""
+    """What a rate gave."""
 
     rate_rps: float
     p99_tbt_s: float
-    median_delay_s: float
     median_ttft_s: float
-    worst_gap_s: float
-    late: float
-    bubble_ratio: float
     holds: bool
 
 
@@ -102,12 +100,8 @@ def lengths(load: Load) -> LengthSource:
 
 def jobs(load: Load, rate_rps: float, seed: int) -> Iterator[Job]:
     """The same requests at every rate, in the same order."""
-    source, rng = lengths(load), Random(f"{seed}/lengths")
-    arrivals = workloads.poisson_arrivals(rate_rps, Random(f"{seed}/arrivals"))
-    for at, _ in zip(arrivals, range(load.requests), strict=False):
-        if at > load.most_s:
-            return
-        yield Job(at, *source.draw(rng), CLASS)
+    sent = islice(poisson_jobs(lengths(load), rate_rps, seed, CLASS), load.requests)
+    return takewhile(lambda job: job.arrival_s <= load.most_s, sent)
 
 
 @dataclass(slots=True)
@@ -135,8 +129,8 @@ class Watch:
         return (ride.course.end_s or 0.0) > self.most_s
 
 
-def serve(case: Case, rate_rps: float, seed: int) -> tuple[Watch, Fleet]:
-    """The rides of a trial, with the times between their tokens, and the fleet as it ended."""
+def serve(case: Case, rate_rps: float, seed: int) -> Watch:
+    """The rides of a trial, with the times between their tokens."""
     load = case.load
     slo = SLOClass(CLASS, MEDIAN_DELAY_S, case.slo_s, 0.9, case.slo_s, ttft_s_per_1k_prompt_tokens=4 * case.slo_s)
     spec = FleetSpec(
@@ -153,14 +147,11 @@ def serve(case: Case, rate_rps: float, seed: int) -> tuple[Watch, Fleet]:
     fleet = Fleet(spec, seed, watch.ended, watch.arrived, watch.began)
     fleet.run(iter(sent))
     fleet.check()
-    return watch, fleet
+    return watch
 
 
 def run(case: Case, rate_rps: float, seed: int) -> Trial:
-    return _judge(case, rate_rps, *serve(case, rate_rps, seed))
-
-
-def _judge(case: Case, rate_rps: float, watch: Watch, fleet: Fleet) -> Trial:
+    watch = serve(case, rate_rps, seed)
     begun = [r for r in watch.rides if r.course.first_token_s is not None]
     gaps = np.concatenate([np.array(r.gaps_s) for r in begun])
     p99 = float(np.quantile(gaps, TBT_QUANTILE))
@@ -168,20 +159,7 @@ def _judge(case: Case, rate_rps: float, watch: Watch, fleet: Fleet) -> Trial:
     if watch.delayed > watch.most_delayed:
         delay = math.inf
     ttft = float(np.median([r.course.ttft_s for r in begun]))
-    replica = next(iter(fleet.engines.values()))
-    bubbles = 0.0
-    if isinstance(replica, PipelinedReplica):
-        bubbles = replica.bubble_s / (case.deployment.pipeline * fleet.now)
-    return Trial(
-        rate_rps,
-        p99,
-        delay,
-        ttft,
-        float(gaps.max()),
-        float(np.mean(gaps > case.slo_s)),
-        bubbles,
-        p99 <= case.slo_s and delay <= MEDIAN_DELAY_S,
-    )
+    return Trial(rate_rps, p99, ttft, p99 <= case.slo_s and delay <= MEDIAN_DELAY_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +171,7 @@ class Capacity:
 
     @property
     def best(self) -> Trial:
+        """That of `rate_rps`, which must not be 0."""
         return next(t for t in self.trials if t.rate_rps == self.rate_rps)
 
 
@@ -215,18 +194,8 @@ def search(trial: Callable[[float], Trial], guess_rps: float, tolerance: float) 
     trials: dict[float, Trial] = {}
 
     def holds(rate: float) -> bool:
-        if rate not in trials:
-            trials[rate] = trial(rate)
+        trials[rate] = trial(rate)
         return trials[rate].holds
 
-    low = high = guess_rps
-    while not holds(low):
-        if low < guess_rps / 60:
-            return Capacity(0.0, tuple(trials[rate] for rate in sorted(trials)))
-        low, high = low / BRACKET, low
-    while high == low or holds(high):
-        low, high = high, high * BRACKET
-    while high / low > 1 + tolerance:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return Capacity(low, tuple(trials[rate] for rate in sorted(trials)))
+    found = highest_rate(holds, guess_rps, tolerance, first_step=BRACKET, further_step=BRACKET)
+    return Capacity(found, tuple(trials[rate] for rate in sorted(trials)))

@@ -11,16 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import paceline_engine.tables
 from paceline_api.catalog import ACCELERATORS, MODELS
 from paceline_engine.step_time import StepTable
 from paceline_engine.tables import available
 
 from paceline_planner.fit.grid import Fit
-from paceline_planner.fit.tables import LICENCE, NO_HOST, constants, render
+from paceline_planner.fit.tables import LICENCE, NO_HOST, constants, write_files
 from paceline_planner.roofline.fractions import achieved
 from paceline_planner.roofline.gpu import GPUS
 from paceline_planner.roofline.shape import of_catalogue
@@ -66,16 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m paceline_planner.roofline.documents", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     args = parser.parse_args(argv)
-    folder = Path(paceline_engine.tables.__file__).parent
-    stale = 0
-    for name, document in documents().items():
-        path, content = folder / f"{name}.json", render(document)
-        if not path.is_file() or path.read_bytes() != content:
-            stale += 1
-            print(f"{path.name}: {'stale' if args.check else 'written'}", file=sys.stderr)
-            if not args.check:
-                path.write_bytes(content)
-    return 1 if args.check and stale else 0
+    return write_files(documents(), check=args.check)
 
 
 if __name__ == "__main__":

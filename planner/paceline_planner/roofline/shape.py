@@ -8,7 +8,7 @@ guessed (latent or sliding attention, an unknown family or quantisation) is refu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from paceline_api.catalog import ModelShape
@@ -133,8 +133,7 @@ def of_catalogue(model: ModelShape) -> Shape:
         mlp_matrices=3 if model.gated_mlp else 2,
         tied=not model.gated_mlp,  # of the catalogue's models OPT ties them
     )
-    fields = {f: getattr(bare, f) for f in Shape.__dataclass_fields__}
-    return Shape(**fields | {"small_parameters": model.parameters - bare.parameters})
+    return replace(bare, small_parameters=model.parameters - bare.parameters)
 
 
 def from_config(config: Config, name: str) -> Shape:

@@ -16,6 +16,7 @@ from paceline_planner.roofline.cost import Steps, kv_bytes_of_gpu, seconds, work
 from paceline_planner.roofline.fractions import achieved
 from paceline_planner.roofline.gpu import Gpu
 from paceline_planner.roofline.shape import SIXTEEN_BITS, Shape
+from paceline_planner.step_tables import PREFIX
 
 SOURCE = "roofline: {}; shares of it as {} achieve, fitted to aiconfigurator-core 0.12.0 (backend vllm, bf16)"
 UNMEASURED = "its {} has no measured step to compare with"
@@ -51,7 +52,7 @@ def roofline_table(
     prefill_s = seconds(work(shape, tensor, Steps(tokens, 0 * tokens, 0 * tokens, 0 * tokens)), gpu, f)
     decode_s = seconds(work(shape, tensor, Steps(0 * decodes, 0 * decodes, decodes, 0 * decodes)), gpu, f)
     return StepTable(
-        name=f"roofline.{gpu.name}",
+        name=PREFIX + gpu.name,
         source=_source(shape, gpu, found.basis),
         gpu=gpu.name,
         model=shape.name,

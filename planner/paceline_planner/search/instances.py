@@ -21,12 +21,14 @@ from paceline_engine.step_time import HostTerm, StepTable
 from paceline_router.facts import Role
 
 from paceline_planner.search.trial import attained_ratio, highest_rate, serve
+from paceline_planner.sim.arrivals import poisson_jobs
 from paceline_planner.sim.rides import EngineSpec, FleetSpec, Job
 from paceline_planner.sim.steady import SteadyRule, steady_run
-from paceline_planner.workloads import LengthSource, poisson_arrivals
+from paceline_planner.workloads import LengthSource
 
 UNLIMITED_S = 1e9
 AMPLE_BLOCKS = 1 << 20
+HANDS_OVER = "least-predicted-ttft"  # decode replicas compute no prompts: a placement sizes its phases apart
 # Shorter than DESIGN §1's steady run: a search has hundreds of them, and only compares.
 SEARCH_RULE = SteadyRule(
     drop_s=20, drop_residences=2, arrivals=600, p99_residences=3, halves_points=100, most_arrivals=3000
@@ -48,11 +50,15 @@ class Parallel:
         return f"TP{self.tensor}PP{self.pipeline}"
 
 
+class NoInstance(LookupError):
+    """There is no such instance: nobody timed it, or the model does not fit or does not divide so."""
+
+
 class Machines(Protocol):
     """Where instances come from."""
 
     def instance(self, role: Role, parallel: Parallel) -> EngineSpec:
-        """A prefill or decode instance; LookupError or ValueError where there is none, or the model does not fit."""
+        """A prefill or decode instance; NoInstance."""
         ...
 
 
@@ -71,14 +77,11 @@ class Demand:
     seeds: tuple[int, ...] = (1,)
     transfer_in_tpot: bool = False
     front_s: float = 0.0
-    router_policy: str = "least-predicted-ttft"
+    router_policy: str = HANDS_OVER
     most_rps_per_gpu: float = 16.0
 
     def jobs(self, rate_rps: float, seed: int) -> Iterator[Job]:
-        """The same lengths and the same arrivals up to a factor at every rate."""
-        lengths = Random(f"{seed}/lengths")
-        arrivals = poisson_arrivals(rate_rps, Random(f"{seed}/arrivals"))
-        return (Job(at, *self.lengths.draw(lengths), self.slo.name) for at in arrivals)
+        return poisson_jobs(self.lengths, rate_rps, seed, self.slo.name)
 
     def attained_percent(self, spec: FleetSpec, rate_rps: float) -> float:
         """Mean over the seeds."""

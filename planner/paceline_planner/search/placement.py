@@ -17,10 +17,12 @@ from paceline_router.facts import Role
 from paceline_planner.search.instances import (
     Demand,
     Machines,
+    NoInstance,
     Parallel,
     decode_goodput_rps,
     prefill_goodput_rps,
 )
+from paceline_planner.search.trial import NothingServes
 from paceline_planner.sim.rides import EngineSpec
 
 PAIR_TOLERANCE = 0.03  # relative, of a pair's goodput
@@ -107,10 +109,6 @@ class LowAffinity:
         return self.copies * self.pair.gpus
 
 
-class NothingServes(ValueError):
-    """No instance of a phase meets the class at any rate."""
-
-
 def instance_shapes(cluster: Cluster) -> list[Parallel]:
     """Every parallelism that Algorithm 1 looks at: tensor within a node, pipeline over all of them."""
     limit = cluster.gpus_per_node * cluster.nodes
@@ -149,8 +147,8 @@ def _phase(
     for shape in shapes:
         try:
             instance = machines.instance(role, shape)
-        except (LookupError, ValueError):
-            continue  # no table, or the model does not fit
+        except NoInstance:
+            continue
         rate = goodput_rps(demand, instance)
         found.append(Phase(shape, rate, rate >= demand.most_rps_per_gpu * instance.gpus))
     if not any(phase.goodput_rps for phase in found):
@@ -174,7 +172,7 @@ def low_affinity(demand: Demand, machines: Machines, cluster: Cluster, found: Ph
     ]
     tried: list[Pair] = []
     for bound in sorted(bounds, key=lambda b: (-b.per_gpu_rps, b.gpus)):
-        if tried and bound.per_gpu_rps <= max(t.per_gpu_rps for t in tried):
+        if bound.per_gpu_rps <= max((t.per_gpu_rps for t in tried), default=0.0):
             break
         guess = min(alone[0][bound.prefill].goodput_rps, alone[1][bound.decode].goodput_rps)
         tried.append(simulate_pair(demand, machines, bound.prefill, bound.decode, guess))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from paceline_planner.search.trial import NothingServes
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -39,7 +41,7 @@ def best_split(
 ) -> tuple[Split, ...]:
     """The splits simulated of up to `gpus` GPUs, best per GPU first, fewer GPUs first among equals.
 
-    `simulate` has prefills, decodes and the bound of their goodput, and returns their goodput.
+    `simulate` has prefills, decodes and the bound of their goodput, and returns their goodput. NothingServes.
     """
     bounds = [
         Split(p, n - p, min(prefill_bound_rps(p), decode_bound_rps(n - p)))
@@ -48,8 +50,10 @@ def best_split(
     ]
     found: list[Split] = []
     for bound in sorted(bounds, key=lambda b: (-b.per_gpu_rps, b.gpus)):
-        if found and bound.per_gpu_rps <= max(split.per_gpu_rps for split in found):
+        if bound.per_gpu_rps <= max((split.per_gpu_rps for split in found), default=0.0):
             break
         goodput = simulate(bound.prefills, bound.decodes, bound.goodput_rps)
         found.append(Split(bound.prefills, bound.decodes, goodput))
+    if not any(split.goodput_rps for split in found):
+        raise NothingServes(f"no split of up to {gpus} GPUs meets its objective at any rate")
     return tuple(sorted(found, key=lambda split: (-split.per_gpu_rps, split.gpus)))

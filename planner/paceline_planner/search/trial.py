@@ -17,6 +17,10 @@ from paceline_planner.sim.rides import FleetSpec, Job, Ride
 LEAST_SHARE = 64  # of a guess: below that part of it nothing is looked for
 
 
+class NothingServes(ValueError):
+    """Nothing of what was asked about meets the class at any rate."""
+
+
 def serve(spec: FleetSpec, jobs: Iterable[Job], seed: int) -> list[Course]:
     """What became of each job, in order of arrival; the fleet starts empty and runs until all have ended."""
     rides: list[Ride] = []
@@ -39,21 +43,23 @@ def highest_rate(
     tolerance: float = 0.02,
     most_rps: float = inf,
     first_step: float = 2.0,
+    further_step: float = 2.0,
 ) -> float:
     """The highest rate up to `most_rps` that `meets`, to a relative `tolerance`; 0 when none down to guess / 64 does.
 
-    The first step away from the guess is a factor of `first_step`, the further ones are of 2: overload costs most.
+    The first step away from the guess is a factor of `first_step`, each further one of `further_step`: overload costs
+    most.
     """
     step, rate = first_step, guess_rps
     if meets(rate):
         while meets(further := min(step * rate, most_rps)):
-            rate, step = further, 2.0
+            rate, step = further, further_step
             if rate == most_rps:
                 return most_rps
         low, high = rate, further
     else:
         while not meets(lower := rate / step):
-            rate, step = lower, 2.0
+            rate, step = lower, further_step
             if rate < guess_rps / LEAST_SHARE:
                 return 0.0
         low, high = lower, rate
