@@ -18,8 +18,8 @@ help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
-demo: $(VENV)/.runtime ## Serve examples/chat.yaml on simulated engines, replay load, leave report and figure in build/demo/
-	@examples/run.sh chat build/demo --synthetic chat --rate 4 --duration 30
+demo: $(VENV)/.runtime ## Serve examples/chat.yaml on simulated engines, replay load, leave report and figure in build/demo/; ENGINE=vllm: real vLLM on the CPU
+	@$(if $(filter vllm,$(ENGINE)),examples/vllm.sh build/demo,examples/run.sh chat build/demo --synthetic chat --rate 4 --duration 30)
 
 .PHONY: bench-2p1d
 bench-2p1d: $(VENV)/.dev ## DistServe's 2P1D example: capacities on the virtual clock, three points over HTTP; 25 minutes
@@ -30,7 +30,7 @@ bench-law: $(VENV)/.dev ## The autoscaling law's sizes against what the fleet si
 	@$(BIN)/python benchmarks/autoscale.py
 
 .PHONY: bench-autoscale
-bench-autoscale: $(VENV)/.dev ## Real load (PACELINE_TRACES) under the law, static fleets, HPA, KEDA and a clairvoyant; 30 minutes
+bench-autoscale: $(VENV)/.dev ## Real load (PACELINE_TRACES) under the law, static fleets, HPA, KEDA and a clairvoyant; 35 minutes (--others-once: 15)
 	@$(BIN)/python benchmarks/autoscale_replay.py
 
 .PHONY: bench-measured-runs
@@ -64,6 +64,7 @@ bench-served: $(VENV)/.dev ## One load on the virtual clock and over HTTP, side 
 .PHONY: bench-routing
 bench-routing: $(VENV)/.dev ## The router's policies on simulated fleets (PACELINE_TRACES), and the time of a decision
 	@$(BIN)/python benchmarks/routing.py
+	@$(BIN)/python benchmarks/routing.py --speed
 
 .PHONY: bench-policies
 bench-policies: $(VENV)/.dev ## Batching policies over objectives and workloads, whole curves; 30 minutes

@@ -19,7 +19,7 @@ from pathlib import Path
 import console_figures
 import pytest
 from fleet_on_cluster import Json, Steps, accounted, load
-from paceline_dashboards.expressions import RIGHTLY_EMPTY, expressions
+from panel_queries import RIGHTLY_EMPTY, expressions
 from scaling_on_cluster import (
     CHART,
     SCRAPE_S,

@@ -91,7 +91,10 @@ def test_kubernetes_discovery_knows_no_gpus() -> None:
             make_config(max_context_tokens=0, policy="best"),
             [
                 "max_context_tokens: Input should be greater than or equal to 1",
-                "policy: Input should be 'least-predicted-ttft', 'round-robin', 'random' or 'least-requests'",
+                (
+                    "policy: Input should be 'least-misses', 'least-predicted-ttft', 'lmetric', 'prefix-affinity', "
+                    "'least-requests', 'power-of-two', 'round-robin' or 'random'"
+                ),
             ],
             id="two problems are two lines",
         ),

@@ -33,7 +33,7 @@ PURE = (
     *(f"paceline_api.{name}" for name in WORDS),
     *(
         f"paceline_engine.{name}"
-        for name in ("request", "kv_blocks", "step_time", "budget", "pd", "lengths", "objective")
+        for name in ("request", "kv_blocks", "step_time", "budget", "pd", "lengths", "objective", "work")
     ),
     *(f"paceline_engine.{name}" for name in ("policies", "http1.sse")),
     *(f"paceline_engine.sim.{name}" for name in ("replica", "batching", "machine", "pipeline", "setup", "text")),
@@ -42,7 +42,8 @@ PURE = (
         f"paceline_router.{name}"
         for name in ("request", "admission", "waiting", "pick", "latency", "state", "endpoints")
     ),
-    *(f"paceline_router.{name}" for name in ("outlook", "foresight", "shortlist", "prefixes")),
+    *(f"paceline_router.{name}" for name in ("outlook", "foresight", "shortlist", "prefixes", "prompt_spans")),
+    *(f"paceline_router.{name}" for name in ("roster", "sizing", "way", "fairness")),
     *(f"paceline_router.{name}" for name in ("attempts", "autoscale", "miss", "tracker", "stream", "bodies")),
     *(f"paceline_router.{name}" for name in ("quantile", "pod_state", "judged", "facts", "replica", "arriving")),
     *(f"paceline_router.console.{name}" for name in ("tally", "scaling", "view")),

@@ -17,9 +17,10 @@ from helm_chart import render as render_chart
 from paceline_api.outcomes import Outcome
 from paceline_dashboards.__main__ import FOLDER, main
 from paceline_dashboards.build import COLOURS, render
-from paceline_dashboards.expressions import DASHBOARDS, RIGHTLY_EMPTY, expressions, fill
+from paceline_dashboards.dashboards import DASHBOARDS
 from paceline_dashboards.panels import Dashboard, Kind, Panel
 from paceline_router.miss import Cause
+from panel_queries import RIGHTLY_EMPTY, expressions, fill
 
 Json = dict[str, Any]
 PANELS = [(dashboard, panel) for dashboard in DASHBOARDS for panel in dashboard.panels]

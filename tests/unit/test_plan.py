@@ -16,7 +16,8 @@ from paceline_planner.plan import RULE, Infeasible, Plan, plan
 from paceline_planner.roofline.shape import from_config
 from paceline_planner.step_tables import Tables
 
-OPT = "hf://facebook/opt-13b"
+VLLM = {"runtime": "VLLM"}
+OPT, QWEN = "hf://facebook/opt-13b", "hf://Qwen/Qwen3-8B"
 ROCKET_CONFIG = {  # a config.json of Llama's kin, 7 billion parameters
     "model_type": "llama",
     "hidden_size": 4096,
@@ -134,6 +135,8 @@ def test_token_budget_is_the_service_s_or_0_for_each_engine_s_own_choice() -> No
         pytest.param(OPT, {}, 1, id="one GPU where it does"),
         pytest.param("hf://facebook/opt-66b", {"slo": make_slo(400, 60)}, 2, id="as many as the weights need"),
         pytest.param(OPT, {"slo": make_slo(400, 15)}, 2, id="as many as the TPOT needs"),
+        pytest.param(QWEN, {"slo": make_slo(400, 9)}, 2, id="more than were measured, by a roofline"),
+        pytest.param(QWEN, {"slo": make_slo(400, 9), "engine": VLLM}, 2, id="of a real engine too"),
     ],
 )
 def test_open_parallelism_takes_the_fewest_gpus(uri: str, spec: dict[str, Any], tensor: int) -> None:
@@ -141,7 +144,6 @@ def test_open_parallelism_takes_the_fewest_gpus(uri: str, spec: dict[str, Any], 
     assert [(p.tensor, p.pipeline) for p in found.pools] == [(tensor, 1)]
 
 
-VLLM = {"runtime": "VLLM"}
 OBSTACLES = [
     ("an unknown accelerator", make_service(make_pool(accelerator="h900")), Reason.UNKNOWN_ACCELERATOR,
      "spec.pools[0].accelerator", "no accelerator 'h900'; there are: a100-sxm-80gb, a40, b200-sxm"),
@@ -220,6 +222,14 @@ def test_a_roofline_stands_in_for_a_measured_table_and_says_its_error(pool: dict
     found = feasible(make_service(pool, slo=make_slo(4000, 200)))
     assert [p.table for p in found.pools] == [table]
     assert any("are a roofline's, not measured (error up to " in text for text in found.warnings)
+
+
+def test_what_a_roofline_alone_says_warns_of_real_engines_and_stops_none() -> None:
+    """29 ms a decode step, with an error of 16 % at p90."""
+    pool, slo = make_pool(accelerator="a40"), make_slo(tpot_ms=27)
+    assert isinstance(plan(make_service(pool, uri=QWEN, slo=slo)), Infeasible)
+    found = feasible(make_service(pool, uri=QWEN, slo=slo, engine=VLLM))
+    assert any(text.startswith("class interactive: TPOT 27 ms is below a lone decode step") for text in found.warnings)
 
 
 def test_a_model_of_one_s_own_is_planned_by_the_roofline_of_its_config() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from paceline_api.outcomes import Outcome
 from paceline_api.slo import Course, SLOClass
 from paceline_planner.aggregate import OUTCOMES, GapHistogram, Record, worst_quartile_percent
-from paceline_planner.figure import render_html, write_png
+from paceline_planner.figure import draw, render_html, write_png
 from paceline_planner.fleet import Fleet, MetricsError, parse_fleet, reconcile
 from paceline_planner.report import Report, Run, RunTally, crossing
 from paceline_planner.report_table import render_table
@@ -241,6 +242,14 @@ def test_a_crossing_is_interpolated(attainments: tuple[int, ...], level: float, 
     found = crossing(make_runs(*attainments), level)
     assert found.rate_rps == (rate if rate is None else pytest.approx(rate))
     assert found.goodput_rps_per_gpu == (None if rate is None else pytest.approx(rate * level / 100 / 4))
+
+
+def test_a_fleet_that_grows_with_the_rate_is_divided_by_its_own_gpus_at_each() -> None:
+    few, many = (replace(run, gpus=gpus) for run, gpus in zip(make_runs(100, 80), (4.0, 8.0), strict=True))
+    assert crossing([few, many], 90).goodput_rps_per_gpu == pytest.approx(1.5 * 0.9 / 6)
+    drawn = draw(Report([few, many], "w")).axes[1]
+    good = next(line for line in drawn.get_lines() if line.get_label() == "good")
+    assert np.asarray(good.get_ydata()) == pytest.approx([few.goodput_rps / 4, many.goodput_rps / 8])
 
 
 @pytest.mark.parametrize(

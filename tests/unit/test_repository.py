@@ -78,7 +78,7 @@ def test_every_dependency_is_pinned() -> None:
     assert named <= {name.lower() for name in pins(ROOT / "requirements/runtime.txt")}
 
 
-@pytest.mark.parametrize("script", [".ci/run", "examples/run.sh"])
+@pytest.mark.parametrize("script", [".ci/run", "examples/run.sh", "examples/vllm.sh"])
 def test_scripts_stop_at_the_first_error_and_parse(script: str) -> None:
     assert "set -euo pipefail" in (ROOT / script).read_text(encoding="utf-8")
     assert os.access(ROOT / script, os.X_OK)

@@ -1,0 +1,210 @@
+"""No prompt starves: on machines too slow or too disturbed for the limits of those that decode, it still advances.
+
+The pacer and its policy drive a made-up machine on a fake clock, as vLLM's scheduler would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+
+import pytest
+from engines import make_request, make_table
+from paceline_engine.lengths import OutputLengths
+from paceline_engine.policies.stall_free import OVERDUE_S, OVERDUE_SHARE, StallFree
+from paceline_engine.policies.step import Limits, View
+from paceline_engine.request import Objective, Request
+from paceline_engine.step_time import StepShape, StepTimeModel
+from paceline_engine.vllm.guess import CPU_CORE, GuessedModel, Shape, guess_table
+from paceline_engine.vllm.pacer import HELD, BorrowedKV, Pacer
+
+SMALL = Shape(layers=4, hidden=256, heads=8, kv_heads=4, head_dim=32, intermediate=704)
+TILE, MOST = 16, 2048
+LONG = 4000
+Machine = Callable[[StepShape], float]
+
+
+def calm(slower: float) -> Machine:
+    """A core that computes the 5 M model, `slower` times as slow as when it has nothing else to do."""
+    return lambda x: slower * (0.0033 + 0.0002 * x.prefill_tokens + 1e-8 * x.prefill_pairs + 0.0003 * x.decodes)
+
+
+def disturbed(slower: float, seed: int) -> Machine:
+    """The same with steps that vary by a half, and one in ten that waits for its core."""
+    rng, quiet = Random(seed), calm(slower)
+    return lambda x: (
+        quiet(x) * rng.lognormvariate(0, 0.5) + (rng.expovariate(100 / slower) if rng.random() < 0.1 else 0)
+    )
+
+
+def alone_s(machine: Machine) -> float:
+    """What the long prompt takes with nobody beside it and the largest steps."""
+    return sum(machine(StepShape(MOST, MOST * (before + MOST / 2), 0, 0)) for before in (0, LONG - MOST))
+
+
+@dataclass
+class Rig:
+    """One engine; what vLLM's queues would hold is `order`."""
+
+    machine: Machine
+    now: float = 0.0
+    done: dict[str, tuple[int, int]] = field(default_factory=dict)  # computed and emitted tokens of who is there
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        model, lengths = GuessedModel(guess_table(SMALL, CPU_CORE, "m", 1, 100_000)), OutputLengths()
+        kv, limits = BorrowedKV(4000, 16), Limits(32, MOST, TILE)
+        self.pacer = Pacer(StallFree(model, lengths), model, lengths, kv, limits)
+
+    def add(self, id_: str, prompt: int, output: int, objective: Objective | None = None) -> None:
+        self.pacer.take(id_, prompt, output, self.now, objective, handle=id_)
+        self.done[id_], self.times[id_] = (0, 0), []
+
+    def _plan(self) -> tuple[list[str], int]:
+        """Who may run, in order, and the budget; vLLM's own where nobody has an objective."""
+        view = self.pacer.view
+        view.decodes, view.partials, view.waiting = [], [], []
+        for id_, (computed, emitted) in self.done.items():
+            tracked = self.pacer.tracked[id_]
+            tracked.stands_at(computed, emitted, self.now)
+            tracked.blocks = HELD if computed else []
+            (view.decodes if tracked.decoding else view.partials if computed else view.waiting).append(tracked)
+        if not self.pacer.paced:
+            return list(self.done), MOST
+        plan = self.pacer.plan(self.now)
+        return [*plan.run, *plan.admit], plan.token_budget
+
+    def step(self) -> None:
+        order, budget = self._plan()
+        prefill, pairs, decodes, chunks = 0, 0.0, 0, {}
+        for id_ in order:
+            computed, emitted = self.done[id_]
+            left = self.pacer.tracked[id_].prompt_tokens + emitted - computed
+            chunk = chunks[id_] = min(left, budget)
+            budget -= chunk
+            if computed and left == 1:
+                decodes += chunk
+            else:
+                prefill, pairs = prefill + chunk, pairs + chunk * (computed + chunk / 2)
+            self.done[id_] = computed + chunk, emitted + (0 < chunk == left)
+        shape = StepShape(prefill, pairs, decodes, 200 * decodes)
+        self.pacer.depart(shape, self.now)
+        self.now += self.machine(shape)
+        self._land([id_ for id_, chunk in chunks.items() if chunk and not self._owes(id_)])
+
+    def _owes(self, id_: str) -> bool:
+        computed, emitted = self.done[id_]
+        return computed < self.pacer.tracked[id_].prompt_tokens + emitted - 1
+
+    def _land(self, emitted: list[str]) -> None:
+        for id_ in emitted:
+            self.times[id_].append(self.now)
+        ended = {id_ for id_ in emitted if len(self.times[id_]) == self.pacer.tracked[id_].max_tokens}
+        self.pacer.land([(id_, 1, id_ in ended) for id_ in emitted], self.now)
+        for id_ in ended:
+            del self.done[id_]
+
+    def until(self, ends: Callable[[], bool], steps: int = 20_000) -> None:
+        while not ends():
+            self.step()
+            steps -= 1
+            assert steps, "it never came to that"
+
+    def acquaint(self) -> None:
+        """A start-up's requests, without an objective."""
+        for tokens in (16, 64, 256, 1000, LONG):
+            self.add(f"first{tokens}", tokens, 8)
+            self.until(lambda: not self.done)
+
+
+def long_prompt(machine: Machine, limit_ms: float, stall_ms: float, streams: int = 1) -> tuple[Rig, float]:
+    """Streams that have run for a while, and a long prompt beside them; its time to first token, seconds."""
+    rig = Rig(machine)
+    rig.acquaint()
+    for k in range(streams):
+        rig.add(f"stream{k}", 64, 4000, Objective("fast", 1.0, limit_ms / 1e3, stall_ms / 1e3))
+    rig.until(lambda: all(len(rig.times[f"stream{k}"]) >= 40 for k in range(streams)))
+    sent_s = rig.now
+    rig.add("long", LONG, 1)
+    rig.until(lambda: bool(rig.times["long"]))
+    return rig, rig.now - sent_s
+
+
+LIMITS = [
+    pytest.param(30, 30, id="no gap above the mean"),
+    pytest.param(30, 90, id="gaps of three times the mean"),
+    pytest.param(60, 60, id="twice the time"),
+]
+
+
+@pytest.mark.parametrize("slower", [1, 3, 5, 8, 12])
+@pytest.mark.parametrize(("limit_ms", "stall_ms"), LIMITS)
+def test_a_long_prompt_takes_at_most_three_times_as_long_beside_a_stream(
+    limit_ms: float, stall_ms: float, slower: float
+) -> None:
+    _, ttft_s = long_prompt(calm(slower), limit_ms, stall_ms)
+    assert ttft_s <= 3 * alone_s(calm(slower))
+
+
+@pytest.mark.parametrize("slower", [1, 5, 12])
+@pytest.mark.parametrize(("limit_ms", "stall_ms"), LIMITS)
+def test_a_long_prompt_takes_at_most_five_times_as_long_where_steps_are_disturbed(
+    limit_ms: float, stall_ms: float, slower: float
+) -> None:
+    _, ttft_s = long_prompt(disturbed(slower, 1), limit_ms, stall_ms)
+    assert ttft_s <= 5 * alone_s(calm(slower))
+
+
+@pytest.mark.parametrize("slower", [1, 3, 5])
+def test_a_stream_that_can_keep_its_mean_keeps_it_under_a_long_prompt(slower: float) -> None:
+    rig, _ = long_prompt(calm(slower), 30, 90)
+    rig.until(lambda: len(rig.times["stream0"]) == 1000)
+    times = rig.times["stream0"]
+    assert times[-1] - times[0] <= 0.030 * 999
+
+
+@pytest.mark.parametrize("slower", [1, 2])
+def test_where_a_prompt_fits_below_the_stall_limit_no_gap_exceeds_it(slower: float) -> None:
+    rig, ttft_s = long_prompt(calm(slower), 30, 30)
+    gaps = [b - a for a, b in pairwise(rig.times["stream0"]) if b > rig.now - ttft_s]
+    assert max(gaps) <= 0.030
+
+
+def test_requests_whose_pace_the_machine_cannot_keep_run_together_not_one_by_one() -> None:
+    rig = Rig(calm(10))
+    rig.acquaint()
+    began_s = rig.now
+    for k in range(8):
+        rig.add(f"r{k}", 64, 100, Objective("hopeless", 1.0, 0.005, 0.015))
+    rig.until(lambda: not rig.done)
+    assert rig.now - began_s < 3 * 100 * calm(10)(StepShape(0, 0.0, 8, 800))
+
+
+def behind(start_s: float, tpot_s: float) -> Request:
+    """A decode that has just emitted, four tokens late; it catches up if nothing comes between."""
+    r = make_request("d", max_tokens=1000, objective=Objective("c", 1.0, tpot_s, 3 * tpot_s))
+    r.computed_tokens, r.emitted_tokens, r.blocks = 149, 50, HELD
+    r.first_token_s, r.last_token_s = start_s - 54 * tpot_s, start_s
+    return r
+
+
+def test_where_means_leave_no_room_a_prompt_has_a_tenth_of_the_time() -> None:
+    model = StepTimeModel(make_table())
+    policy = StallFree(model, OutputLengths(prior_tokens=1000))
+    limits = Limits(32, MOST, TILE)
+    long = make_request("long", prompt_tokens=LONG, objective=Objective("c", 60.0, 0.025, 0.075))
+    long.blocks, long.computed_tokens = HELD, 1
+    began, prefilled_s = [], 0.0
+    for k in range(500):
+        now = 0.02 * k
+        view = View(BorrowedKV(4000, 16), limits, [behind(now, 0.025)], [long])
+        step = policy.plan(view, now)
+        if step.prefills:
+            began.append(now)
+            chunk = step.token_budget - 1
+            prefilled_s += model.predict4(chunk, chunk * (1 + chunk / 2), 1, 150) - model.predict4(0, 0.0, 1, 150)
+    assert not policy.plan(View(BorrowedKV(4000, 16), limits, [behind(10.0, 0.025)]), 10.0).prefills
+    assert [round(b - a, 2) for a, b in pairwise(began)] == pytest.approx([OVERDUE_S + 0.02] * 8, abs=0.021)
+    assert 0.5 * OVERDUE_SHARE < prefilled_s / 10.0 <= 1.1 * OVERDUE_SHARE
