@@ -10,8 +10,7 @@ out=$1
 images/vllm/build.sh
 models=$(images/vllm/build.sh where | tail -n 1)
 export READY_S=400 STOP_S=120 # an engine starts in 20 s on an idle machine; the first time it reads 6 GB
-# The policy hands every prompt over; the default's decode engine computes short ones itself while it is idle.
-export UP_FLAGS="--engine vllm --model file://$models/smollm2-135m --router-policy least-predicted-ttft"
+export UP_FLAGS="--engine vllm --model file://$models/smollm2-135m"
 client=".venv/bin/python examples/vllm_client.py"
 
 rm -rf "$out"

@@ -169,7 +169,7 @@ def test_a_terminating_replica_finishes_what_it_has_while_new_requests_go_elsewh
 
 def test_a_prompt_whose_decode_replicas_went_meanwhile_is_computed_again_by_the_next_revision() -> None:
     async def body() -> None:
-        async with router(policy="least-predicted-ttft") as up, engines("p-a", "d-a", "p-b", "d-b") as doubles:
+        async with router() as up, engines("p-a", "d-a", "p-b", "d-b") as doubles:
             a = [make_slice(role, "a", {f"{role[0]}-a": doubles[f"{role[0]}-a"]}) for role in ("prefill", "decode")]
             b = [make_slice(role, "b", {f"{role[0]}-b": doubles[f"{role[0]}-b"]}) for role in ("prefill", "decode")]
             up.cluster.list(*a)

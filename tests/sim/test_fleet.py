@@ -88,8 +88,7 @@ def test_a_job_that_no_engine_can_hold_is_rejected() -> None:
 
 def test_distserves_switch_counts_the_hand_over_in_tpot_instead_of_ttft() -> None:
     jobs = [Job(float(i), 1000, 20, "interactive") for i in range(20)]
-    policy = "least-predicted-ttft"  # which always hands over
-    ours = serve(make_fleet(DISAGGREGATED, router_policy=policy), iter(jobs))[1]
-    theirs = serve(make_fleet(DISAGGREGATED, router_policy=policy, transfer_in_tpot=True), iter(jobs))[1]
+    ours = serve(make_fleet(DISAGGREGATED), iter(jobs))[1]
+    theirs = serve(make_fleet(DISAGGREGATED, transfer_in_tpot=True), iter(jobs))[1]
     assert all((a.course.ttft_s or 0) > (b.course.ttft_s or 9) + 0.03 for a, b in zip(ours, theirs, strict=True))
     assert all(r.course.output_tokens == 20 for r in theirs)

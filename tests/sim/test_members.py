@@ -122,8 +122,7 @@ def test_a_disaggregated_service_outlives_each_of_its_replicas(role: str) -> Non
 
 @pytest.mark.parametrize("recompute", [True, False], ids=["recompute", "fail"])
 def test_a_failed_kv_transfer_is_prefilled_elsewhere_once_then_follows_on_failure(recompute: bool) -> None:
-    always = "least-predicted-ttft"  # hands over
-    served = make_served(SPLIT, router_policy=always, kv_failure_ratio=0.5, kv_timeout_s=0.2, recompute=recompute)
+    served = make_served(SPLIT, kv_failure_ratio=0.5, kv_timeout_s=0.2, recompute=recompute)
     served.run(make_jobs(200, 2.0))
     prefills = {ride.id: ride.way.prefill_failures for ride in served.rides if ride.way is not None}
     twice = [ride for ride in served.rides if prefills[ride.id] == 2]

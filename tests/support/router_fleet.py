@@ -75,7 +75,6 @@ def make_config(engines: dict[str, EngineDouble], **over: Any) -> RouterConfig:
             {"name": "interactive", "ttft_s": 0.4, "tpot_s": 0.04},
             {"name": "batch", "ttft_s": 30, "tpot_s": 0.25},
         ],
-        "policy": "least-predicted-ttft",  # hands over wherever there is a prefill replica
         "discovery": {"kind": "static", "replicas": replicas},
     }
     return RouterConfig.model_validate({**base, **over})

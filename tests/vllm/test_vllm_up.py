@@ -89,12 +89,12 @@ def end_within_a_stream(run: Run, client: OpenAI, seen: Seen) -> None:
     streaming.join()
 
 
-def observe(example: str, *flags: str) -> Seen:
+def observe(example: str) -> Seen:
     """A run of the 5 M model. Its folder has a short path: there are sockets in it, whose paths are bounded."""
     seen = Seen()
     with tempfile.TemporaryDirectory(prefix="up-") as name:
         folder, model = Path(name), f"file://{found().models / 'qwen2-5m'}"
-        with up(folder, ROOT / f"examples/{example}.yaml", "--engine=vllm", f"--model={model}", *flags) as run:
+        with up(folder, ROOT / f"examples/{example}.yaml", "--engine=vllm", f"--model={model}") as run:
             with run.wait_ready(START_TIMEOUT_S) as client:
                 seen.answers = [complete(client, prompt, OUTPUT_TOKENS) for prompt in PROMPTS]
                 seen.chat = chat(client)
@@ -115,8 +115,7 @@ def aggregated() -> Seen:
 
 @pytest.fixture(scope="module")
 def apart() -> Seen:
-    """By a policy that hands every prompt over; the default lets an idle decode engine compute short ones."""
-    return observe("chat", "--router-policy=least-predicted-ttft")
+    return observe("chat")
 
 
 def test_both_answer_the_same(aggregated: Seen, apart: Seen) -> None:
