@@ -90,11 +90,6 @@ def test_every_request_of_the_azure_trace_is_accounted_for(example: str, traces:
     outcomes = sum(n for (name, *_), n in router.items() if name == "paceline_requests_total")
     assert received == outcomes == report["arrivals"]
 
-    by_role: Counter[str] = Counter()
-    for (name, *told), n in router.items():
-        if name == "paceline_legs_total":
-            by_role[told[-1]] += n
+    of_router = sum(n for (name, *_), n in router.items() if name == "paceline_legs_total")
     of_engines = sum(n for (name, *_), n in legs.items() if name == "vllm:request_success_total")
-    assert of_engines == by_role.total()
-    assert by_role["decode"] + by_role["mixed"] == report["arrivals"], "every answer comes from one of these"
-    assert (by_role["prefill"] > 0) is (example == "azure-disaggregated")
+    assert of_engines == of_router == report["arrivals"] * (2 if example == "azure-disaggregated" else 1)

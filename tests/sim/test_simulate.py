@@ -73,12 +73,12 @@ def test_rates_run_on_all_cores_and_give_what_each_gives_alone(tmp_path: Path) -
     ("flags", "figure", "rises"),
     [
         (("--load-factor", "3"), "ttft_ms", True),
-        (("--replicas", "decode=3"), "ttft_ms", False),
+        (("--replicas", "prefill=4"), "ttft_ms", False),
         (("--accelerator", "h100-sxm"), "tpot_ms", False),
     ],
     ids=[
         "three times the load waits longer for first tokens",
-        "more replicas wait less",
+        "more prefill replicas wait less",
         "a faster GPU decodes faster",
     ],
 )
