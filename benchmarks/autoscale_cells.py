@@ -17,6 +17,7 @@ from paceline_engine.sim.machine import MachineSpec
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.tables import load_table
 from paceline_planner import workloads
+from paceline_planner.sim.arrivals import poisson_jobs
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job
 from paceline_planner.sim.steady import SteadyRule, steady_run
 from paceline_router.autoscale.machine import Machine
@@ -112,9 +113,7 @@ def fleet(case: Case, units: int) -> FleetSpec:
 
 
 def jobs(case: Case, rate_rps: float, seed: int) -> Iterator[Job]:
-    lengths, rng = workloads.parse_lengths(case.lengths), Random(f"{seed}/lengths")
-    arrivals = workloads.poisson_arrivals(rate_rps, Random(f"{seed}/arrivals"))
-    return (Job(at, *lengths.draw(rng), case.slo.name) for at in arrivals)
+    return poisson_jobs(workloads.parse_lengths(case.lengths), rate_rps, seed, case.slo.name)
 
 
 def simulated(case: Case, rate_rps: float, units: int, rule: SteadyRule, seed: int = 1) -> float:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
-from math import inf, prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from paceline_planner.judged.contests import (
     beside_a_long_prompt,
     contest,
     fraction_rps,
+    over,
     shared_rps,
     silos,
     split_rps,
@@ -115,14 +116,19 @@ def judge_slos(effort: Effort, args: argparse.Namespace, pool: ProcessPoolExecut
     console.print(f"geometric mean of the ratios: {mean:.3f}")
     draw_curves(contests, args.out / "policies-curves.png")
     missed = [f"{c.case}: {c.ratio:.3f} of the best fixed budget" for c in contests if c.ratio < LEAST_RATIO]
-    missed += [f"geometric mean {mean:.3f}"] if mean < LEAST_MEAN else []
+    missed += [f"geometric mean {mean:.3f}"] if not mean >= LEAST_MEAN else []
     missed += [
         f"{c.case}: {100 * c.kept_past_capacity:.0f} % of the peak's goodput at twice the capacity"
         for c in contests
         if c.kept_past_capacity < LEAST_KEPT
     ]
-    figures = [{**plain(c, "curves"), "ratio": c.ratio, "curves": curves_json(c.curves)} for c in contests]
-    return {"geometric_mean": mean, "contests": figures}, missed
+    figures = [{**plain(c, "curves"), "ratio": finite(c.ratio), "curves": curves_json(c.curves)} for c in contests]
+    return {"geometric_mean": finite(mean), "contests": figures}, missed
+
+
+def finite(ratio: float) -> float | None:
+    """JSON has no infinity."""
+    return ratio if isfinite(ratio) else None
 
 
 def judge_mixes(effort: Effort, args: argparse.Namespace, pool: ProcessPoolExecutor, console: Console) -> Judged:
@@ -140,7 +146,7 @@ def judge_mixes(effort: Effort, args: argparse.Namespace, pool: ProcessPoolExecu
     for share in sorted({*CURVE_SHARES, *shares}):
         split, n = split_rps(apart, mixes, share)
         fraction, shared = fraction_rps(apart, mixes, share), together.get(share)
-        ratio = None if shared is None else shared / split if split else inf
+        ratio = None if shared is None else over(shared, split)
         measured = ("", "") if ratio is None else (f"{shared:.2f}", f"{ratio:.2f}")
         rows.add_row(f"{share:.0%}", f"{split:.2f}", f"{n} : {mixes.replicas - n}", f"{fraction:.2f}", *measured)
         figures.append({"share": share, "split_rps": split, "fraction_rps": fraction, "shared_rps": shared})

@@ -19,4 +19,4 @@ sed -e 's/ttftMs: 400/ttftMs: 5000/' -e 's/tpotMs: 40/tpotMs: 200/' examples/cha
 sed -e 's/ttftMs: 500/ttftMs: 10000/' -e 's/tpotMs: 50/tpotMs: 150/' examples/mixed.yaml >"$out/mixed.yaml"
 
 THEN="$client ask" examples/run.sh "$out/chat.yaml" "$out/chat" --synthetic fixed:100,24 --rate 0.25 --duration 40
-THEN="$client gaps --out $out" examples/run.sh "$out/mixed.yaml" "$out/mixed"
+THEN="$client gaps --file $out/mixed.yaml --model $models/smollm2-135m --out $out" examples/run.sh "$out/mixed.yaml" "$out/mixed"

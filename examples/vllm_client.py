@@ -1,10 +1,11 @@
 """The clients of examples/vllm.sh: some questions to a served model, and what a long prompt does to a running answer.
 
     vllm_client.py ask URL
-    vllm_client.py gaps URL --out DIR     leaves gaps.png and gaps.json in DIR
+    vllm_client.py gaps URL --file FILE --model DIR --out DIR     leaves gaps.png and gaps.json in DIR
 
-`gaps` starts vLLM's own scheduler beside the fleet at URL, on the same model, cores and flags, and asks both in turn.
-Both are seen from a client, ours through the router. Wall seconds.
+`gaps` starts vLLM's own scheduler beside the fleet at URL, which is that of FILE, with the threads and KV space that
+`paceline up` gives an engine of it here, and asks both in turn. Both are seen from a client, ours through the router.
+Wall seconds.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
-from paceline_cli.machine import free_ports
-from paceline_cli.on_cpu import CPU, LEAST_KV_BYTES
-from paceline_cli.vllm_here import find_program
+from paceline_cli.machine import CannotRun, check_machine, fit_cpu, fit_model, free_ports
+from paceline_cli.on_cpu import CPU
+from paceline_cli.up import make_plan, read_service
+from paceline_cli.vllm_here import Program
 
-MODEL = "smollm2-135m"
 QUESTIONS = ("What is the capital of France?", "Why is the sky blue? Answer in one sentence.", "Name three colours.")
 RUNNING = "Tell me a long story about a fox and a bear."
 TEXT = Path(__file__).parents[1] / "LICENSE"
@@ -112,14 +113,18 @@ async def measure(url: str, seed: int) -> Round:
     return Round(tuple(t - long.sent_s for t in running.times_s), long.ttft_s)
 
 
+def same_as_ours(file: Path, model: str) -> tuple[Program, CPU]:
+    """What `paceline up FILE --engine vllm --model file://MODEL` runs, and what it gives an engine of this machine."""
+    service, folder = fit_model(read_service(str(file), "vllm", f"file://{model}"))
+    program = check_machine(service, 1.0)
+    assert program is not None
+    return program, fit_cpu(service, make_plan(service, str(file)), program, folder)[1]
+
+
 @contextmanager
-def stock_vllm(log: Path) -> Iterator[str]:
-    """The URL of vLLM as it is, on one core like ours."""
-    program = find_program()
-    assert program.models is not None, "this demo runs the model of `make vllm`"
+def stock_vllm(program: Program, cpu: CPU, model: str, log: Path) -> Iterator[str]:
+    """The URL of vLLM as it is."""
     (port,) = free_ports(1)
-    cpu = CPU(1, LEAST_KV_BYTES, os.environ["PATH"])
-    model = str(program.models / MODEL)
     command = [str(program.file), "serve", model, f"--port={port}", "--host=127.0.0.1", *cpu.flags]
     env = {**os.environ, **cpu.env, "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as out:
@@ -135,17 +140,16 @@ def stock_vllm(log: Path) -> Iterator[str]:
 def _await_health(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s and child.poll() is None:
-        try:
+        with suppress(httpx.TransportError):
             if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
                 return
-        except httpx.TransportError:
-            time.sleep(0.2)
+        time.sleep(0.2)
     sys.exit(f"stock vLLM did not start; all it said: {log}")
 
 
-def compare(url: str, out: Path) -> dict[str, list[Round]]:
+def compare(url: str, program: Program, cpu: CPU, model: str, log: Path) -> dict[str, list[Round]]:
     rounds: dict[str, list[Round]] = {STOCK: [], OURS: []}
-    with stock_vllm(out / "stock.log") as stock:
+    with stock_vllm(program, cpu, model, log) as stock:
         for seed in range(-1, ROUNDS):  # the first is for caches and step-time models to get warm
             for name, at in ((STOCK, stock), (OURS, url)):
                 seen = asyncio.run(measure(at, seed + 1))
@@ -167,7 +171,7 @@ def show(rounds: dict[str, list[Round]]) -> None:
         print(f"{name:>10}: gaps of the running answer under the long prompt: {figures}; its first token: {ttft:.1f} s")
 
 
-def draw(rounds: dict[str, list[Round]], out: Path) -> None:
+def draw(rounds: dict[str, list[Round]], threads: int, out: Path) -> None:
     """Each piece of the running answers: when it came, and how long nothing had come before it."""
     import matplotlib
 
@@ -183,7 +187,7 @@ def draw(rounds: dict[str, list[Round]], out: Path) -> None:
     axes.axvline(0, color="grey", lw=1)
     axes.annotate("the long prompt arrives ", (0, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top")
     axes.set(yscale="log", xlabel="s after a prompt of some 1,000 tokens arrived", ylabel="gap before a token (ms)")
-    axes.set_title("SmolLM2-135M, one core each: an answer while a long prompt is computed")
+    axes.set_title(f"An answer while a long prompt is computed; threads each: {threads}")
     axes.legend()
     figure.tight_layout()
     figure.savefig(out)
@@ -193,14 +197,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("ask", "gaps"))
     parser.add_argument("url")
+    parser.add_argument("--file", type=Path, help="of the fleet at URL (gaps)")
+    parser.add_argument("--model", help="the folder of its model (gaps)")
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     args = parser.parse_args(argv)
     if args.what == "ask":
         asyncio.run(ask(args.url))
         return
-    rounds = compare(args.url, args.out)
+    if not (args.file and args.model):
+        parser.error("gaps needs --file and --model")
+    try:
+        program, cpu = same_as_ours(args.file, args.model)
+    except CannotRun as e:
+        sys.exit("\n".join(e.lines))
+    rounds = compare(args.url, program, cpu, args.model, args.out / "stock.log")
     show(rounds)
-    draw(rounds, args.out / "gaps.png")
+    draw(rounds, cpu.threads, args.out / "gaps.png")
     document = {name: [asdict(one) for one in seen] for name, seen in rounds.items()}
     (args.out / "gaps.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     print(f"figure {args.out / 'gaps.png'}")

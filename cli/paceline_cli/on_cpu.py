@@ -2,7 +2,7 @@
 
 A CPU serves a small model for tests and demos, so the file's classes, topology and roles hold, its replicas and
 parallelism do not. Invariant: the engines' threads together leave a core to router and HTTP servers where there are
-that many, and the KV space holds whole contexts. Pure.
+that many, and the KV space of a model whose shape is known holds whole contexts. Pure.
 """
 
 from __future__ import annotations

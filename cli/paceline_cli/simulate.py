@@ -20,6 +20,7 @@ from paceline_api.v1alpha1 import LLMService
 from paceline_api.validate import InvalidFile, load_service, parse_service
 from paceline_engine.policies import POLICIES as ENGINE_POLICIES
 from paceline_planner import traces, workloads
+from paceline_planner.launching import policy_called
 from paceline_planner.plan import Infeasible, plan
 from paceline_planner.report_table import render_table
 from paceline_planner.roofline.shape import Shape, from_config
@@ -27,7 +28,15 @@ from paceline_planner.sim.autoscaler import Rhythm
 from paceline_planner.sim.members import StartUp
 from paceline_planner.sim.rides import FleetSpec
 from paceline_planner.sim.what_if import Failure, WhatIf
-from paceline_planner.simulate import Offered, Policies, SimulateError, declared, fleet_spec, pool_specs, simulate
+from paceline_planner.simulate import (
+    ENGINE_POLICY,
+    Offered,
+    SimulateError,
+    declared,
+    fleet_spec,
+    pool_specs,
+    simulate,
+)
 from paceline_planner.step_tables import CATALOGUE, Tables
 from paceline_router.pick import POLICIES as ROUTER_POLICIES
 from rich.console import Console
@@ -66,8 +75,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     what_if.add_argument("--replicas", action="append", default=[], metavar="POOL=N", help="a pool of this size")
     what_if.add_argument("--ttft-ms", type=positive, metavar="MS", help="another TTFT limit of the class")
     what_if.add_argument("--tpot-ms", type=positive, metavar="MS", help="another TPOT limit of the class")
-    what_if.add_argument("--policy", choices=sorted(ENGINE_POLICIES), default=Policies().engine, help="of the engines")
-    what_if.add_argument("--router-policy", choices=sorted(ROUTER_POLICIES), default=Policies().router)
+    what_if.add_argument("--policy", choices=sorted(ENGINE_POLICIES), default=ENGINE_POLICY, help="of the engines")
+    what_if.add_argument("--router-policy", choices=sorted(ROUTER_POLICIES), help="of the routers")
     what_if.add_argument("--routers", type=_count, default=1, metavar="N", help="that share the load (%(default)s)")
     what_if.add_argument(
         "--fail", action="append", default=[], metavar="NAME@S", help="a replica (decode-0@60), or a pool's, die"
@@ -93,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         planned = plan(service, tables=tables)
         if isinstance(planned, Infeasible):
             raise WhatIfError("\n".join(f"{o.path}: {o.message}" for o in planned.obstacles))
-        spec = fleet_spec(service, planned, Policies(args.policy, args.router_policy), tables)
+        spec = fleet_spec(service, planned, args.policy, tables)
         spec = replace(spec, routers=args.routers, kv_failure_ratio=args.kv_failures)
         report = simulate(spec, _offered(args, service), _what_if(args, service, spec, tables))
         for warning in planned.warnings:
@@ -184,6 +193,8 @@ def _changed(service: LLMService, args: argparse.Namespace) -> LLMService:
     if args.accelerator:
         for pool in pools.values():
             pool["accelerator"] = args.accelerator
+    if args.router_policy:
+        spec["router"] = spec.get("router", {}) | {"policy": policy_called(args.router_policy).value}
     for wish in args.replicas:
         name, _, count = wish.partition("=")
         if name not in pools or not count.isdecimal():

@@ -14,14 +14,14 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import yaml
-from paceline_api.config import DEFAULT_POLICY, PolicyName
+from paceline_api.config import PolicyName
 from paceline_api.v1alpha1 import LLMService, Runtime
 from paceline_api.validate import InvalidFile, load_service, parse_service
+from paceline_planner.launching import policy_called
 from paceline_planner.plan import Infeasible, Plan, plan
 
 from paceline_cli.layout import Layout, lay_out
@@ -49,7 +49,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--time-scale", type=_scale, default=1.0, metavar="S", help="model time / wall (%(default)s)")
     parser.add_argument("--engine", choices=sorted(RUNTIMES), help="instead of the file's engine.runtime")
     parser.add_argument("--model", metavar="URI", help="instead of the file's: hf://ORG/NAME or file:///PATH")
-    parser.add_argument("--router-policy", choices=get_args(PolicyName), default=DEFAULT_POLICY, help="%(default)s")
+    parser.add_argument("--router-policy", choices=get_args(PolicyName), help="instead of the file's router.policy")
     parser.add_argument("--url-file", type=Path, metavar="FILE", help="holds the URL while the fleet is ready")
     parser.add_argument("--log", type=Path, metavar="FILE", help="gets every line that router and engines print")
     parser.add_argument("--no-display", action="store_true", help="plain lines on a terminal too")
@@ -59,7 +59,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Serves until it is stopped; the exit code."""
     try:
-        asked = read_service(args.file, args.engine, args.model)
+        asked = read_service(args.file, args.engine, args.model, args.router_policy)
         service, model = fit_model(asked)
         planned = make_plan(service, args.file)
         program = check_machine(service, args.time_scale)
@@ -71,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
         port = claim_port(args.host, args.port)
         ports = free_ports(2 * sum(pool.replicas for pool in planned.pools))
         layout = lay_out(service, planned, args.host, port, ports, args.time_scale, devices, cpu)
-        layout = replace(layout, config=layout.config.model_copy(update={"policy": args.router_policy}))
         return _serve(layout, planned, args)
     except CannotRun as e:
         for text in e.lines:
@@ -79,13 +78,15 @@ def run(args: argparse.Namespace) -> int:
         return e.code
 
 
-def read_service(file: str, engine: str | None, model: str | None) -> LLMService:
-    """The service in the file, with the runtime and the model of the flags; those are checked as the file is."""
+def read_service(
+    file: str, engine: str | None = None, model: str | None = None, router_policy: PolicyName | None = None
+) -> LLMService:
+    """The service in the file, with what the flags say in its place; that is checked as the file is."""
     try:
         service = load_service(file, local=True)
     except InvalidFile as e:
         raise CannotRun(2, *str(e).splitlines()) from e
-    if engine is None and model is None:
+    if engine is None and model is None and router_policy is None:
         return service
     value = service.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if engine and RUNTIMES[engine] is not service.spec.engine.runtime:  # extraArgs are flags of the other runtime
@@ -94,6 +95,8 @@ def read_service(file: str, engine: str | None, model: str | None) -> LLMService
     if model:  # revision, token and cache are those of the file's own model
         own = {k: v for k, v in value["spec"]["model"].items() if k in ("servedName", "maxContextTokens")}
         value["spec"]["model"] = own | {"uri": model}
+    if router_policy:
+        value["spec"]["router"] = value["spec"].get("router", {}) | {"policy": policy_called(router_policy).value}
     try:
         return parse_service(yaml.safe_dump(value), local=True)
     except InvalidFile as e:

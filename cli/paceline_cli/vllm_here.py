@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline_api.v1alpha1 import LLMService
+from paceline_api.v1alpha1 import Lengths, LLMService
 from paceline_engine.launch import model_path
 from paceline_planner.roofline.shape import ShapeUnknown, from_config
 
@@ -96,9 +96,17 @@ def read_model(uri: str) -> ModelFolder:
 
 
 def clip_context(service: LLMService, model: ModelFolder) -> LLMService:
-    """The service with no longer a context than its model takes."""
+    """The service with no longer a context than its model takes, and no longer a workload's hint than that."""
     asked = service.spec.model
     if model.context_tokens is None or asked.max_context_tokens <= model.context_tokens:
         return service
-    clipped = asked.model_copy(update={"max_context_tokens": model.context_tokens})
-    return service.model_copy(update={"spec": service.spec.model_copy(update={"model": clipped})})
+    most = model.context_tokens
+    spec = service.spec.model_copy(update={"model": asked.model_copy(update={"max_context_tokens": most})})
+    if hint := spec.workload:
+        clipped = {"prompt_tokens": _clip(hint.prompt_tokens, most), "output_tokens": _clip(hint.output_tokens, most)}
+        spec = spec.model_copy(update={"workload": hint.model_copy(update=clipped)})
+    return service.model_copy(update={"spec": spec})
+
+
+def _clip(lengths: Lengths, most: int) -> Lengths:
+    return Lengths(mean=min(lengths.mean, most), p90=min(lengths.p90, most))

@@ -111,6 +111,9 @@ class LimitsConfig(_Part):
     drain_timeout_s: Seconds = 300.0
 
 
+LIVE_FIELDS = frozenset({"classes", "default_class"})  # what a running router takes on; the rest is read at its start
+
+
 class RouterConfig(_Part):
     """One service as its routers see it."""
 
@@ -134,6 +137,12 @@ class RouterConfig(_Part):
             raise ValueError(f"classes share a name ({', '.join(names)}); give each its own")
         if self.default_class not in names:
             raise ValueError(f"default_class {self.default_class!r} is none of the classes ({', '.join(names)})")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_may_be_computed_locally(self) -> Self:
+        if self.local_prefill and (self.policy != DEFAULT_POLICY or self.kv_transfer.on_failure == "fail"):
+            raise ValueError(f"local_prefill needs the policy {DEFAULT_POLICY} and kv_transfer.on_failure recompute")
         return self
 
     @property

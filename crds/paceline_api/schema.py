@@ -130,6 +130,24 @@ class OnFailure(StrEnum):
     FAIL = "Fail"
 
 
+class RouterPolicy(StrEnum):
+    """Member names are those of `config.PolicyName`, in capitals."""
+
+    LEAST_MISSES = "LeastMisses"
+    LEAST_PREDICTED_TTFT = "LeastPredictedTTFT"
+    LMETRIC = "LMetric"
+    PREFIX_AFFINITY = "PrefixAffinity"
+    LEAST_REQUESTS = "LeastRequests"
+    POWER_OF_TWO = "PowerOfTwo"
+    ROUND_ROBIN = "RoundRobin"
+    RANDOM = "Random"
+
+
+class Switch(StrEnum):
+    DISABLED = "Disabled"
+    ENABLED = "Enabled"
+
+
 class AutoscalingMode(StrEnum):
     DISABLED = "Disabled"
     RECOMMEND = "Recommend"

@@ -29,8 +29,10 @@ from paceline_api.schema import (
     Percent,
     Rate,
     Role,
+    RouterPolicy,
     Rule,
     Runtime,
+    Switch,
     Tokens,
     Topology,
     list_map,
@@ -62,11 +64,13 @@ __all__ = [
     "Parallelism",
     "PoolSpec",
     "Role",
+    "RouterPolicy",
     "RouterSpec",
     "Runtime",
     "SLOClassSpec",
     "SLOSpec",
     "SecretKey",
+    "Switch",
     "Topology",
     "WorkloadSpec",
 ]
@@ -213,7 +217,26 @@ class WorkloadSpec(Model):
 
 
 class RouterSpec(Model):
+    CEL = (
+        Rule(
+            "!has(self.localPrefill) || self.localPrefill == 'Disabled' || "
+            "!has(self.policy) || self.policy == 'LeastMisses'",
+            "localPrefill needs predictions that this policy does not make; remove policy, or disable localPrefill",
+            ".localPrefill",
+        ),
+    )
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Routers behind the service.")
+    policy: RouterPolicy = Field(
+        default=RouterPolicy.LEAST_MISSES,
+        description="How a request's replicas are picked: by expected misses, or as one of the rivals does.",
+    )
+    local_prefill: Switch = Field(
+        default=Switch.DISABLED, description="Decode replicas compute prompts wherever that is the shorter way."
+    )
+    waiting_room: Switch = Field(
+        default=Switch.DISABLED,
+        description="Requests wait while serving them would make others miss, and late ones are refused (429).",
+    )
 
 
 class AutoscalingSpec(Model):
@@ -248,6 +271,13 @@ class LLMServiceSpec(Model):
             f"!has(self.maxGPUs) || {LEAST_GPUS} <= self.maxGPUs",
             "pools need more GPUs than maxGPUs even at their smallest; raise maxGPUs, or lower sizes or parallelism",
             ".maxGPUs",
+        ),
+        Rule(
+            "!has(self.router) || !has(self.router.localPrefill) || self.router.localPrefill == 'Disabled' || "
+            "!has(self.engine) || !has(self.engine.kvTransfer) || !has(self.engine.kvTransfer.onFailure) || "
+            "self.engine.kvTransfer.onFailure == 'Recompute'",
+            "localPrefill has decode replicas compute prompts, onFailure Fail forbids it; change one of them",
+            ".router",
         ),
         Rule(
             "!has(self.workload) || (self.workload.promptTokens.p90 <= self.model.maxContextTokens && "

@@ -26,11 +26,11 @@ Role = Literal["prefill", "decode", "mixed"]
 class LaunchSpec:
     """One engine process. `ports` has one port a replica (0: chosen by the kernel); vLLM serves a single replica.
 
-    `default_*` is the service's default class. `token_budget` 0 leaves it to the engine's policy. Engines that pull KV
-    reach this one at `side_channel_host`; `side_channel_port` is that of NIXL's handshake (VLLM). `table` names the
-    machine's step-time table. `kv_hosts` are the hosts and networks that an engine may pull KV from, `drain_notice_s`
-    is how long one serves on after it was asked to drain. The other fields from `announce` on are the simulated
-    runtime's.
+    `default_*` is the default class; a stall limit of 0 is that of its pace. `token_budget` 0 leaves the budget to the
+    engine's policy. Engines that pull KV reach this one at `side_channel_host`; `side_channel_port` is that of NIXL's
+    handshake (VLLM). `table` names the machine's step-time table. `kv_hosts` are the hosts and networks that an engine
+    may pull KV from, `drain_notice_s` is how long one serves on after it was asked to drain. The other fields from
+    `announce` on are the simulated runtime's.
     """
 
     runtime: Runtime
@@ -43,6 +43,7 @@ class LaunchSpec:
     default_class: str
     default_ttft_s: float
     default_tpot_s: float
+    default_max_stall_s: float = 0.0
     ports: tuple[int, ...] = (8000,)
     host: str = "127.0.0.1"
     namespace: str = ""
@@ -126,6 +127,7 @@ def _simulated_flags(spec: LaunchSpec) -> list[str]:
         "default-class": spec.default_class,
         "default-ttft-ms": f"{spec.default_ttft_s * 1e3:g}",
         "default-tpot-ms": f"{spec.default_tpot_s * 1e3:g}",
+        "default-max-stall-ms": f"{spec.default_max_stall_s * 1e3:g}" if spec.default_max_stall_s else "",
         "service": spec.service,
         "namespace": spec.namespace,
         "pool": spec.pool,
@@ -182,6 +184,7 @@ def _plugin_settings(spec: LaunchSpec) -> dict[str, str | float]:
         "default_class": spec.default_class,
         "default_ttft_ms": round(spec.default_ttft_s * 1e3, 3),
         "default_tpot_ms": round(spec.default_tpot_s * 1e3, 3),
+        "default_max_stall_ms": round(spec.default_max_stall_s * 1e3, 3) or "",
         "table": spec.table,
         "table_model": spec.model_uri if spec.table else "",
         "tensor": spec.tensor,

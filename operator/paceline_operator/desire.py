@@ -122,11 +122,12 @@ def _router(case: _Case) -> Iterator[Json]:
     yield router_service(owner)
     yield engine_policy(owner)
     yield router_budget(owner)
-    revision = router_inputs(case.service)
-    stored = case.seen.get("ControllerRevision", router_revision_name(owner, revision))
-    pod = RouterPod(case.settings.control_image, case.settings.image_pull_policy, spec.engine.drain_timeout_seconds)
+    inputs = router_inputs(case.service)
+    stored = case.seen.get("ControllerRevision", router_revision_name(owner, inputs))
+    image, pull = case.settings.control_image, case.settings.image_pull_policy
+    pod = RouterPod(image, pull, spec.engine.drain_timeout_seconds, inputs)
     template = stored_template(stored) if stored else router_template(owner, pod)
-    yield router_revision(owner, revision, template)
+    yield router_revision(owner, inputs, template)
     yield router_deployment(owner, spec.router.replicas, template)
 
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from paceline_api.catalog import Accelerator
+from paceline_api.config import LIVE_FIELDS, StaticDiscovery
 from paceline_api.v1alpha1 import LLMService, PoolSpec, Role
+from paceline_planner.launching import router_config
 from paceline_planner.plan import Plan, PoolPlan
 from pydantic import BaseModel
 
@@ -42,8 +44,10 @@ def image_inputs(service: LLMService) -> str:
 
 
 def router_inputs(service: LLMService) -> str:
-    """Of a router's pod; its configuration is read live and is no part of it."""
-    return digest([service.spec.engine.drain_timeout_seconds, _replan(service)])
+    """Of a router's pod and of what it reads at its start alone: the objectives reach it while it runs."""
+    config = router_config(service, StaticDiscovery())
+    read_once = config.model_dump(mode="json", exclude={*LIVE_FIELDS, "discovery"}, exclude_defaults=True)
+    return digest([read_once, _replan(service)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,19 @@ run the same fleet. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 from paceline_api.config import (
     ClassConfig,
     KubernetesDiscovery,
     KVTransferConfig,
     LimitsConfig,
+    PolicyName,
     RoleName,
     RouterConfig,
     StaticDiscovery,
 )
-from paceline_api.v1alpha1 import LLMService, OnFailure, Role, Topology
+from paceline_api.v1alpha1 import LLMService, OnFailure, Role, RouterPolicy, Switch, Topology
 from paceline_engine.launch import LaunchSpec
 
 from paceline_planner.plan import Plan, PoolPlan
@@ -29,6 +30,16 @@ ON_FAILURE: Mapping[OnFailure, Literal["recompute", "fail"]] = {
     OnFailure.RECOMPUTE: "recompute",
     OnFailure.FAIL: "fail",
 }
+
+
+def policy_name(policy: RouterPolicy) -> PolicyName:
+    """As routers call it."""
+    return cast(PolicyName, policy.name.lower().replace("_", "-"))
+
+
+def policy_called(name: PolicyName) -> RouterPolicy:
+    """As the API calls it."""
+    return RouterPolicy[name.upper().replace("-", "_")]
 
 
 def launch_spec(service: LLMService, plan: Plan, pool: PoolPlan) -> LaunchSpec:
@@ -48,6 +59,7 @@ def launch_spec(service: LLMService, plan: Plan, pool: PoolPlan) -> LaunchSpec:
         default_class=default.name,
         default_ttft_s=default.ttft_s,
         default_tpot_s=default.tpot_s,
+        default_max_stall_s=default.max_stall_s,
         tensor=pool.tensor,
         pipeline=pool.pipeline,
         table=pool.table,
@@ -62,7 +74,7 @@ def launch_spec(service: LLMService, plan: Plan, pool: PoolPlan) -> LaunchSpec:
 
 
 def router_config(service: LLMService, discovery: StaticDiscovery | KubernetesDiscovery) -> RouterConfig:
-    engine = service.spec.engine
+    engine, router = service.spec.engine, service.spec.router
     transfer = engine.kv_transfer
     return RouterConfig(
         service=service.name,
@@ -71,6 +83,9 @@ def router_config(service: LLMService, discovery: StaticDiscovery | KubernetesDi
         max_context_tokens=service.spec.model.max_context_tokens,
         default_class=service.default_class_name,
         classes=tuple(ClassConfig.of(slo) for slo in service.slo_classes().values()),
+        policy=policy_name(router.policy),
+        local_prefill=router.local_prefill is Switch.ENABLED,
+        waiting_room=router.waiting_room is Switch.ENABLED,
         discovery=discovery,
         kv_transfer=KVTransferConfig(timeout_s=transfer.timeout_ms / 1e3, on_failure=ON_FAILURE[transfer.on_failure]),
         limits=LimitsConfig(drain_timeout_s=engine.drain_timeout_seconds),

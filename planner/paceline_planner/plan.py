@@ -164,14 +164,14 @@ def _plan_pool(
     else:
         choices = [Parallelism(tensor=t) for t in tensors or TENSORS if t <= accelerator.gpus_per_node]
     obstacles: tuple[Obstacle, ...] = ()
-    passing: list[tuple[int, PoolPlan]] = []  # with how many limits its table doubts
+    passing: list[tuple[bool, PoolPlan]] = []  # with whether its table doubts a limit
     for parallelism in choices:
         obstacles = tuple(check_pool(service, pool, path, accelerator, parallelism, tables))
         if not obstacles:
             table = tables.find(accelerator, uri, parallelism.tensor)
-            doubts = len(list(check_limits(service, pool, table))) if table and parallelism.pipeline == 1 else 0
-            passing.append((doubts, _pool_plan(pool, parallelism, table.name if table else "")))
-    return min(passing, key=lambda p: p[0] > 0)[1] if passing else Infeasible(obstacles)
+            doubted = table is not None and parallelism.pipeline == 1 and any(check_limits(service, pool, table))
+            passing.append((doubted, _pool_plan(pool, parallelism, table.name if table else "")))
+    return min(passing, key=lambda p: p[0])[1] if passing else Infeasible(obstacles)
 
 
 def _pool_plan(pool: PoolSpec, parallelism: Parallelism, table: str) -> PoolPlan:

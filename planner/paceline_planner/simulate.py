@@ -14,16 +14,16 @@ from functools import partial
 from os import cpu_count
 
 from paceline_api.catalog import ACCELERATORS
-from paceline_api.config import DEFAULT_POLICY
-from paceline_api.v1alpha1 import LLMService, OnFailure, Runtime
+from paceline_api.v1alpha1 import LLMService, OnFailure, Runtime, Switch
 from paceline_engine.launch import engine_command
 from paceline_engine.sim.options import UsageError, check, parser
 from paceline_router.facts import Role as EngineRole
 from paceline_router.scaling.objects import hints
+from paceline_router.waiting import Rule
 
 from paceline_planner import workloads
 from paceline_planner.aggregate import Record
-from paceline_planner.launching import ROLE_NAMES, launch_spec
+from paceline_planner.launching import ROLE_NAMES, launch_spec, policy_name
 from paceline_planner.plan import Plan
 from paceline_planner.replay import Workload
 from paceline_planner.report import Report, Run, RunTally
@@ -42,16 +42,11 @@ ENGINE_FLAGS_AT = 3  # python -m paceline_engine.sim FLAGS…
 FRONT_S, HOP_S = 0.002, 0.0017
 
 
+ENGINE_POLICY = "stall-free"  # production's
+
+
 class SimulateError(ValueError):
     """What cannot be simulated; the message says what to change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policies:
-    """Instead of production's: the engines' batching policy, the router's pick."""
-
-    engine: str = "stall-free"
-    router: str = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +63,15 @@ class Offered:
 
 
 def fleet_spec(
-    service: LLMService, planned: Plan, policies: Policies = Policies(), tables: Tables = CATALOGUE
+    service: LLMService, planned: Plan, policy: str = ENGINE_POLICY, tables: Tables = CATALOGUE
 ) -> FleetSpec:
-    """SimulateError where a pool has no step-time table, or its engines would not start."""
+    """`policy` is how engines batch. SimulateError where a pool has no step-time table, or its engines would not start."""
     engines: list[EngineSpec] = []
     for pool in planned.pools:
         found = tables.find(ACCELERATORS[pool.accelerator], service.spec.model.uri, pool.tensor) if pool.table else None
         if found is None:
             raise SimulateError(f"pool {pool.name}: no step-time table for its model on {pool.accelerator}")
-        launch = replace(launch_spec(service, planned, pool), runtime=Runtime.SIMULATED.value, policy=policies.engine)
+        launch = replace(launch_spec(service, planned, pool), runtime=Runtime.SIMULATED.value, policy=policy)
         try:
             options = check(parser().parse_args(engine_command(launch).argv[ENGINE_FLAGS_AT:]), found)
         except UsageError as e:
@@ -85,17 +80,19 @@ def fleet_spec(
         engines += (
             EngineSpec(f"{pool.name}-{i}", role, options.replica, gpus, pool.name) for i in range(pool.replicas)
         )
-    transfer = service.spec.engine.kv_transfer
+    router, transfer = service.spec.router, service.spec.engine.kv_transfer
     return FleetSpec(
         tuple(engines),
         service.slo_classes(),
-        policies.router,
+        policy_name(router.policy),
         max_context_tokens=service.spec.model.max_context_tokens,
         record_gaps=True,
         front_s=FRONT_S,
         hop_s=HOP_S,
         kv_timeout_s=transfer.timeout_ms / 1e3,
         recompute=transfer.on_failure is OnFailure.RECOMPUTE,
+        local_prefill=router.local_prefill is Switch.ENABLED,
+        waiting=dict.fromkeys(service.slo_classes(), Rule()) if router.waiting_room is Switch.ENABLED else None,
     )
 
 

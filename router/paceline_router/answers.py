@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 64 * 2**20
 _SIMULATED = SIMULATED.encode()
+_JSON: Header = (b"content-type", b"application/json")
 _FAULTS = {
     ErrorKind.CONNECT: Fault.UNREACHED,
     ErrorKind.TIMEOUT_CONNECT: Fault.UNREACHED,
@@ -124,7 +125,19 @@ class StreamedAnswer(Answer):
                 self.call.pause()
                 job.exchange.on_writable = self.call.resume
         if stream.error is not None:
-            self.fail(Fault.ERRORED, stream.error)
+            self._fail_as(stream)
+
+    def _fail_as(self, stream: AnswerStream) -> None:
+        """An error event: by its status what an answer of that status is, unless the client has bytes."""
+        status, body = stream.refusal or (0, b"")
+        fault = fault_of_status(status) if status else Fault.ERRORED
+        if fault is None and not self._begun:
+            if self.call is not None and not self.call.done:
+                self.call.abort()
+                others = [h for h in self.headers if h[0] != _JSON[0]]
+                self.job.relay_rejection(status, body, [*others, _JSON])
+            return
+        self.fail(fault or Fault.ERRORED, stream.error or "")
 
     def succeed(self, body: bytes) -> None:
         stream = self._stream

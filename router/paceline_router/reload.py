@@ -11,14 +11,13 @@ import asyncio
 import logging
 from pathlib import Path
 
-from paceline_api.config import ConfigError, RouterConfig
+from paceline_api.config import LIVE_FIELDS, ConfigError, RouterConfig
 
 from paceline_router.shell import Shell
 
 _log = logging.getLogger(__name__)
 
 POLL_S = 2.0  # wall
-LIVE = ("classes", "default_class")
 
 
 class ConfigFile:
@@ -55,8 +54,8 @@ class ConfigFile:
     def _adopt(self, config: RouterConfig) -> None:
         before = self._shell.config
         changed = [name for name in RouterConfig.model_fields if getattr(config, name) != getattr(before, name)]
-        if any(name in LIVE for name in changed):
+        if any(name in LIVE_FIELDS for name in changed):
             self._shell.adopt(config)
             _log.info("objectives changed classes=%s", ",".join(self._shell.classes))
-        if later := [name for name in changed if name not in LIVE]:
+        if later := [name for name in changed if name not in LIVE_FIELDS]:
             _log.warning("configuration changed fields=%s, which take effect at the next start", ",".join(later))

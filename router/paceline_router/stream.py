@@ -42,7 +42,18 @@ def read_usage(answer: object) -> Usage | None:
 class AnswerStream:
     """One streamed answer. After `feed`: `new_tokens` events of it carried content; `error` ends the stream."""
 
-    __slots__ = ("_held", "_hide_usage", "_rest", "content", "done", "error", "finished", "new_tokens", "usage")
+    __slots__ = (
+        "_held",
+        "_hide_usage",
+        "_rest",
+        "content",
+        "done",
+        "error",
+        "finished",
+        "new_tokens",
+        "refusal",
+        "usage",
+    )
 
     def __init__(self, *, hide_usage: bool) -> None:
         self._hide_usage = hide_usage
@@ -54,6 +65,7 @@ class AnswerStream:
         self.new_tokens = 0
         self.usage: Usage | None = None
         self.error: str | None = None
+        self.refusal: tuple[int, bytes] | None = None  # of an error event with a status: that, and a body to go with it
 
     def feed(self, data: bytes) -> bytes:
         """What to pass on now; empty while nothing may go out yet."""
@@ -105,6 +117,8 @@ class AnswerStream:
             return True
         if answer.get("error"):
             self.error = error_message(answer)
+            if status := error_status(answer):
+                self.refusal = status, payload
             return False
         self.usage = read_usage(answer) or self.usage
         choices = answer.get("choices") or ()
@@ -123,6 +137,13 @@ def has_content(choice: Mapping[str, Any]) -> bool:
         return True
     delta = choice.get("delta") or {}
     return any(delta.get(part) for part in ("content", "tool_calls", "reasoning_content", "reasoning"))
+
+
+def error_status(answer: Mapping[str, Any]) -> int:
+    """The HTTP status that an error event stands for, as vLLM has it once it has begun a 200; 0: it says none."""
+    error = answer.get("error")
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 0
 
 
 def error_message(answer: object) -> str:

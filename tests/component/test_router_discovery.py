@@ -98,9 +98,8 @@ def make_config(**over: Any) -> RouterConfig:
 
 
 @asynccontextmanager
-async def router(notice_s: float = 0.0, **over: Any) -> AsyncIterator[Up]:
-    config = make_config(**over)
-    made = Router(config, DISCOVERY, Clock(), token="secret")
+async def router(notice_s: float = 0.0) -> AsyncIterator[Up]:
+    made = Router(make_config(), DISCOVERY, Clock(), token="secret")
     server = await made.listen("127.0.0.1", 0)
     up = Up(made, server, Cluster(), ClientPool("127.0.0.1", server.port))
     follower = follow(up.cluster, DISCOVERY, made.membership)

@@ -65,6 +65,22 @@ FAILURES = [
         {"mixed": 2},
     ),
     Failure(
+        "an error event of a 400 before the first content is the client's own fault",
+        ("mixed0", "mixed1"),
+        {"mixed": [Reply(error_after=0, error_code=400)]},
+        400,
+        {"rejected": 1},
+        {"mixed": 1},
+    ),
+    Failure(
+        "one of a 503 is a refusal, retried on another replica",
+        ("mixed0", "mixed1"),
+        {"mixed": [Reply(error_after=0, error_code=503)]},
+        200,
+        {"completed": 1},
+        {"mixed": 2},
+    ),
+    Failure(
         "with nowhere left to go it has failed upstream",
         ("mixed0",),
         {"mixed": [DEAD]},

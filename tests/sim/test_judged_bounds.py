@@ -58,14 +58,15 @@ def test_a_capacity_of_nothing_is_zero_and_no_rate_of_zero_is_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fixed_rps", "ratio"),
+    ("ours_rps", "fixed_rps", "ratio"),
     [
-        pytest.param({"sarathi 256": 2.0, "sarathi 512": 4.0}, 1.5, id="against the best fixed budget"),
-        pytest.param({"sarathi 256": 0.0}, inf, id="infinite where no fixed budget holds a rate"),
+        pytest.param(6.0, {"sarathi 256": 2.0, "sarathi 512": 4.0}, 1.5, id="against the best fixed budget"),
+        pytest.param(6.0, {"sarathi 256": 0.0}, inf, id="infinite where no fixed budget holds a rate"),
+        pytest.param(0.0, {"sarathi 256": 0.0}, 0.0, id="zero where nobody holds any"),
     ],
 )
-def test_a_contest_is_a_ratio_of_capacities(fixed_rps: dict[str, float], ratio: float) -> None:
+def test_a_contest_is_a_ratio_of_capacities(ours_rps: float, fixed_rps: dict[str, float], ratio: float) -> None:
     curve = [Measured(rate, {}, 0.0, 0.0, 0.0, 0.0, {}) for rate in (3.0, 6.0)]
-    found = Contest("case", 6.0, fixed_rps, {}, {DEADLINES.name: curve})
+    found = Contest("case", ours_rps, fixed_rps, {}, {DEADLINES.name: curve})
     assert found.ratio == ratio
     assert found.kept_past_capacity == 0.0

@@ -18,7 +18,6 @@ from paceline_planner.sim.fleet import Fleet
 from paceline_planner.sim.members import Members, StartUp
 from paceline_planner.simulate import (
     Offered,
-    Policies,
     SimulateError,
     declared,
     fleet_spec,
@@ -141,7 +140,7 @@ def test_each_engine_policy_and_router_policy_serves_the_workload() -> None:
     assert isinstance(planned, Plan)
     offered = Offered(Workload("fixed", parse_lengths("fixed:300,20")), service.default_class_name, (2.0,), 10.0)
     for engine, router in (("sarathi", "random"), ("vllm-v1", "round-robin")):
-        report = simulate(fleet_spec(service, planned, Policies(engine, router)), offered)
+        report = simulate(replace(fleet_spec(service, planned, engine), router_policy=router), offered)
         assert report.runs[0].outcomes["completed"] == report.runs[0].arrivals
 
 

@@ -44,6 +44,7 @@ class Reply:
     message: str = "scripted"
     break_after: int | None = None
     error_after: int | None = None
+    error_code: int = 500
     gap_s: float = 0.0
     hang: bool = False
     without_kv: bool = False
@@ -160,7 +161,7 @@ class _Streaming:
                 exchange.abort()
                 return
             if self._sent == reply.error_after:
-                exchange.write(b'data: {"error": {"message": "engine dead", "code": 500}}\n\n')
+                exchange.write(b'data: {"error": {"message": "engine dead", "code": %d}}\n\n' % reply.error_code)
                 exchange.end()
                 return
             if self._sent == _tokens(self._body):

@@ -11,12 +11,12 @@ from factories_api import make_class, make_manifest, make_model, make_pool
 from paceline_api.enginepool import EnginePoolSpec
 from paceline_api.pools import EngineSpec, PoolSpec
 from paceline_api.schema import Model
-from paceline_api.v1alpha1 import LLMServiceSpec, ModelSpec, SLOClassSpec, SLOSpec
+from paceline_api.v1alpha1 import LLMServiceSpec, ModelSpec, RouterSpec, SLOClassSpec, SLOSpec
 
 Json = dict[str, Any]
 CARRIERS: tuple[type[Model], ...] = (
     *(ModelSpec, SLOClassSpec, SLOSpec, PoolSpec),
-    *(EngineSpec, LLMServiceSpec, EnginePoolSpec),
+    *(EngineSpec, RouterSpec, LLMServiceSpec, EnginePoolSpec),
 )
 PREFILL, DECODE, MIXED = make_pool("prefill", "Prefill"), make_pool("decode", "Decode"), make_pool()
 TOKEN = {"name": "hf", "key": "HF_TOKEN"}
@@ -166,6 +166,21 @@ CASES: list[tuple[type[Model], str, list[Json], list[Json]]] = [
         ],
     ),
     (
+        RouterSpec,
+        "localPrefill needs predictions that this policy does not make; remove policy, or disable localPrefill",
+        [{"localPrefill": "Enabled"}, {"localPrefill": "Enabled", "policy": "LeastMisses"}, {"policy": "RoundRobin"}],
+        [{"localPrefill": "Enabled", "policy": "LMetric"}],
+    ),
+    (
+        LLMServiceSpec,
+        "localPrefill has decode replicas compute prompts, onFailure Fail forbids it; change one of them",
+        [
+            spec(router={"localPrefill": "Enabled"}, engine={"kvTransfer": {"onFailure": "Recompute"}}),
+            spec(engine={"kvTransfer": {"onFailure": "Fail"}}),
+        ],
+        [spec(router={"localPrefill": "Enabled"}, engine={"kvTransfer": {"onFailure": "Fail"}})],
+    ),
+    (
         LLMServiceSpec,
         "a p90 of workload is longer than model.maxContextTokens; raise model.maxContextTokens, or lower that p90",
         [spec(workload={"promptTokens": lengths(16384), "outputTokens": lengths(1)})],
@@ -193,6 +208,7 @@ def refused_service(carrier: type[Model], value: Json, name: str) -> Json:
         SLOSpec: {"slo": value},
         PoolSpec: {"pools": [value]},
         EngineSpec: {"engine": value},
+        RouterSpec: {"router": value},
         LLMServiceSpec: value,
     }
     return make_manifest(name, **around[carrier])

@@ -181,7 +181,7 @@ VALUES = [
         {"router": {"zzz": 1}},
         "spec.router.zzz",
         "is no field here",
-        "remove it; there are replicas",
+        "remove it; there are replicas, policy, localPrefill, waitingRoom",
         id="a field of nothing",
     ),
     pytest.param(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from paceline_api.v1alpha1 import Runtime
+from paceline_api.v1alpha1 import RouterPolicy, Runtime
 from paceline_cli import machine, up
 from paceline_cli.__main__ import main
 from paceline_planner.plan import Plan, plan
@@ -125,6 +125,14 @@ def test_the_flags_replace_runtime_and_model_and_what_belongs_to_that_model(tmp_
     assert (service.served_name, model.max_context_tokens) == ("m", 2048)
     assert (engine.runtime, engine.token_budget) == (Runtime.SIMULATED, 512)
     assert isinstance(plan(service), Plan)
+
+
+def test_the_flag_replaces_the_routers_policy_and_nothing_else_of_theirs(tmp_path: Path) -> None:
+    file = make_file(tmp_path, router={"replicas": 3, "policy": "Random"})
+    router = up.read_service(file, router_policy="round-robin").spec.router
+    assert (router.policy, router.replicas) == (RouterPolicy.ROUND_ROBIN, 3)
+    with pytest.raises(machine.CannotRun, match="localPrefill needs predictions"):
+        up.read_service(make_file(tmp_path, router={"localPrefill": "Enabled"}), router_policy="round-robin")
 
 
 def test_the_flags_of_another_runtime_are_left_out(tmp_path: Path) -> None:

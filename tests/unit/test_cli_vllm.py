@@ -11,7 +11,7 @@ import pytest
 from paceline_cli import machine, up
 from paceline_cli.layout import Layout, lay_out
 from paceline_cli.on_cpu import CPU, LEAST_KV_BYTES, UNKNOWN_KV_BYTES, make_cpu, shrink
-from paceline_cli.vllm_here import NotHere, Program, find_program, read_model
+from paceline_cli.vllm_here import ModelFolder, NotHere, Program, clip_context, find_program, read_model
 from paceline_planner.plan import Plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -191,6 +191,16 @@ def test_threads(cores: int, threads: int) -> None:
 )
 def test_kv_space(context: int, per_token: int | None, kv_bytes: int) -> None:
     assert make_cpu(shrink(make_plan()), 2, context, per_token, "").kv_bytes == kv_bytes
+
+
+def test_a_hint_is_clipped_with_the_context() -> None:
+    service = up.read_service(str(EXAMPLES / "chat.yaml"))
+    assert service.spec.workload is not None
+    longest = service.spec.workload.prompt_tokens.p90
+    spec = clip_context(service, ModelFolder("tiny", longest // 2, None)).spec
+    assert spec.workload is not None
+    assert (spec.model.max_context_tokens, spec.workload.prompt_tokens.p90) == (longest // 2, longest // 2)
+    assert clip_context(service, ModelFolder("long", 1 << 20, None)) is service
 
 
 def test_the_file_s_own_flags_come_last_where_they_override(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def test_the_simulated_runtime_accepts_its_command() -> None:
     assert options.drain_timeout_s == 12.5
 
 
+def test_the_simulated_runtime_is_told_the_stall_limit_that_the_default_class_names() -> None:
+    argv = engine_command(make_spec(default_max_stall_s=0.05)).argv[3:]
+    assert check(parser().parse_args(argv)).objective.max_stall_s == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize(
     ("uri", "path"),
     [

@@ -93,6 +93,30 @@ def test_an_edited_class_reaches_the_routers_configuration_and_nothing_else() ->
     assert '"ttft_s": 0.9' in cluster.objects["ConfigMap", "chat-router"]["data"]["router.json"]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"engine": {"runtime": "Simulated", "kvTransfer": {"timeoutMs": 900}}}, id="another KV bound"),
+        pytest.param({"model": make_model(servedName="other")}, id="another served name"),
+        pytest.param({"router": {"policy": "RoundRobin"}}, id="another policy"),
+    ],
+)
+def test_what_routers_read_at_their_start_alone_starts_them_anew(spec: Json) -> None:
+    cluster = settled()
+    template = cluster.objects["Deployment", "chat-router"]["spec"]["template"]
+    edit(cluster, **spec)
+    cluster.settle()
+    assert cluster.objects["Deployment", "chat-router"]["spec"]["template"] != template
+
+
+def test_more_routers_start_none_anew() -> None:
+    cluster = settled()
+    template = cluster.objects["Deployment", "chat-router"]["spec"]["template"]
+    edit(cluster, router={"replicas": 3})
+    assert cluster.step() == [("Deployment", "chat-router")]
+    assert cluster.objects["Deployment", "chat-router"]["spec"]["template"] == template
+
+
 def test_an_upgrade_of_paceline_moves_no_pod() -> None:
     cluster = settled(pools=PAIR)
     before = set(cluster.pods)

@@ -9,8 +9,10 @@ from typing import Any, get_args
 
 import pytest
 from paceline_api.config import DEFAULT_POLICY, PolicyName
+from paceline_api.v1alpha1 import RouterPolicy, RouterSpec
 from paceline_engine.tables import load_table
 from paceline_engine.work import Work
+from paceline_planner.launching import policy_called, policy_name
 from paceline_router.facts import Facts, Role
 from paceline_router.pick import POLICIES, Choice, NoEndpoint, Picker
 from paceline_router.pick.picker import FEW
@@ -222,3 +224,6 @@ def test_no_replica_is_no_endpoint_for_every_policy() -> None:
 def test_configuration_knows_every_policy() -> None:
     assert set(get_args(PolicyName)) == POLICIES.keys()
     assert DEFAULT_POLICY in POLICIES
+    assert [policy_called(policy_name(policy)) for policy in RouterPolicy] == list(RouterPolicy)
+    assert {policy_name(policy) for policy in RouterPolicy} == POLICIES.keys()
+    assert policy_name(RouterSpec().policy) == DEFAULT_POLICY

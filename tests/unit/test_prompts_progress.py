@@ -49,6 +49,7 @@ class Rig:
     """One engine; what vLLM's queues would hold is `order`."""
 
     machine: Machine
+    host_s: float = 0.0  # between a step's result and the next plan
     now: float = 0.0
     done: dict[str, tuple[int, int]] = field(default_factory=dict)  # computed and emitted tokens of who is there
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -105,6 +106,7 @@ class Rig:
         self.pacer.land([(id_, 1, id_ in ended) for id_ in emitted], self.now)
         for id_ in ended:
             del self.done[id_]
+        self.now += self.host_s
 
     def until(self, ends: Callable[[], bool], steps: int = 20_000) -> None:
         while not ends():
@@ -119,9 +121,11 @@ class Rig:
             self.until(lambda: not self.done)
 
 
-def long_prompt(machine: Machine, limit_ms: float, stall_ms: float, streams: int = 1) -> tuple[Rig, float]:
+def long_prompt(
+    machine: Machine, limit_ms: float, stall_ms: float, streams: int = 1, host_s: float = 0.0
+) -> tuple[Rig, float]:
     """Streams that have run for a while, and a long prompt beside them; its time to first token, seconds."""
-    rig = Rig(machine)
+    rig = Rig(machine, host_s)
     rig.acquaint()
     for k in range(streams):
         rig.add(f"stream{k}", 64, 4000, Objective("fast", 1.0, limit_ms / 1e3, stall_ms / 1e3))
@@ -155,6 +159,13 @@ def test_a_long_prompt_takes_at_most_five_times_as_long_where_steps_are_disturbe
 ) -> None:
     _, ttft_s = long_prompt(disturbed(slower, 1), limit_ms, stall_ms)
     assert ttft_s <= 5 * alone_s(calm(slower))
+
+
+@pytest.mark.parametrize("limit_ms", [x / 4 for x in range(32, 120)])
+def test_what_the_host_does_between_steps_keeps_no_prompt_from_the_least_step(limit_ms: float) -> None:
+    """A limit that just holds that step at the moment of a token does not hold it a moment later, nor at any other."""
+    _, ttft_s = long_prompt(calm(1), limit_ms, limit_ms, host_s=0.001)
+    assert ttft_s <= 4 * alone_s(calm(1))
 
 
 @pytest.mark.parametrize("slower", [1, 3, 5])
@@ -208,3 +219,33 @@ def test_where_means_leave_no_room_a_prompt_has_a_tenth_of_the_time() -> None:
     assert not policy.plan(View(BorrowedKV(4000, 16), limits, [behind(10.0, 0.025)]), 10.0).prefills
     assert [round(b - a, 2) for a, b in pairwise(began)] == pytest.approx([OVERDUE_S + 0.02] * 8, abs=0.021)
     assert 0.5 * OVERDUE_SHARE < prefilled_s / 10.0 <= 1.1 * OVERDUE_SHARE
+
+
+def test_a_prompt_that_fits_nowhere_waits_its_own_time_not_that_of_one_long_gone() -> None:
+    policy = StallFree(StepTimeModel(make_table()), OutputLengths(prior_tokens=1000))
+    limits = Limits(32, MOST, TILE)
+
+    def tokens(now: float) -> int:
+        long = make_request("long", prompt_tokens=LONG, objective=Objective("c", 60.0, 0.025, 0.075))
+        long.blocks, long.computed_tokens = HELD, 1
+        return sum(
+            1 for _ in policy.plan(View(BorrowedKV(4000, 16), limits, [behind(now, 0.025)], [long]), now).prefills
+        )
+
+    assert tokens(0.0) == 0  # it begins to wait, and leaves
+    policy.plan(View(BorrowedKV(4000, 16), limits, [behind(0.1, 0.025)]), 0.1)
+    assert tokens(100.0) == 0
+
+
+@pytest.mark.parametrize("hopeless_running", [True, False])
+def test_a_request_that_nobody_could_serve_in_time_costs_the_others_nothing(hopeless_running: bool) -> None:
+    """Forty decodes fill the TPOT of their class; one of 1 ms among them, or none, the next of the class stays out."""
+    model = StepTimeModel(make_table())
+    tpot_s = model.predict4(0, 0.0, 40, 40 * 150)
+    policy = StallFree(model, OutputLengths(prior_tokens=100))
+    decodes = [behind(10.0, tpot_s) for _ in range(40)]
+    if hopeless_running:
+        decodes[0].objective = Objective("hopeless", 1.0, 0.001, 0.003)
+    prompt = make_request("next", prompt_tokens=150, objective=Objective("c", 5.0, tpot_s, 3 * tpot_s), arrival_s=10.0)
+    view = View(BorrowedKV(4000, 16), Limits(256, MOST, TILE), decodes, [], [prompt])
+    assert not policy.plan(view, 10.0).prefills

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from paceline_api.config import DEFAULT_POLICY
 from paceline_api.outcomes import Outcome
 from paceline_engine.tables import load_table
 from paceline_router.attempts import Fault, GiveUp, Leg
@@ -25,7 +26,7 @@ SIZE = Size(2000, 200, due_s=1.0, tpot_s=0.05, pace_tokens=100)
 class Trip:
     """A way among replicas `p0`, `d0`, `m0` …, and what was heard of it."""
 
-    def __init__(self, *names: str, policy: str = "least-predicted-ttft", recompute: bool = True, **over: Any) -> None:
+    def __init__(self, *names: str, policy: str = DEFAULT_POLICY, recompute: bool = True, **over: Any) -> None:
         replicas = (Replica(name, ROLES[name[0]], facts=FACTS, ready=True) for name in names)
         self.ledger = Ledger(replicas)
         self.failed: list[Failed] = []
@@ -123,7 +124,7 @@ def test_a_start_goes_where_the_prospect_saw_it_go() -> None:
 
 
 def test_a_prospect_counts_its_own_miss_where_it_would_be_late() -> None:
-    trip = Trip("m0", policy="least-misses")
+    trip = Trip("m0")
     on_time = trip.way.prospect(0.0)
     late = Way(trip.guide, replace(SIZE, due_s=0.001)).prospect(0.0)
     assert on_time.misses < 0.1 < 0.9 < late.misses

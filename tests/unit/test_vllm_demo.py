@@ -40,7 +40,7 @@ def test_figures_and_figure_of_both_sides(
     stock, ours = capsys.readouterr().out.splitlines()
     assert "longest 2000 ms; its first token: 2.0 s" in stock
     assert "longest 50 ms; its first token: 2.5 s" in ours
-    client.draw(rounds, tmp_path / "gaps.png")
+    client.draw(rounds, 1, tmp_path / "gaps.png")
     assert (tmp_path / "gaps.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -95,7 +95,8 @@ def test_wrong_settings_stop_the_engine(value: object, message: str) -> None:
         read_settings({KEY: value})
 
 
-def test_the_launch_of_an_engine_says_what_the_scheduler_reads() -> None:
+@pytest.mark.parametrize(("named_s", "limit_s"), [(0.0, 0.12), (0.05, 0.05)], ids=["none named", "its own"])
+def test_the_launch_of_an_engine_says_what_the_scheduler_reads(named_s: float, limit_s: float) -> None:
     spec = LaunchSpec(
         runtime="VLLM",
         service="chat",
@@ -107,11 +108,12 @@ def test_the_launch_of_an_engine_says_what_the_scheduler_reads() -> None:
         default_class="interactive",
         default_ttft_s=0.4,
         default_tpot_s=0.04,
+        default_max_stall_s=named_s,
         table="h100-sxm",
     )
     flag = next(arg for arg in engine_command(spec).argv if arg.startswith("--additional-config="))
     settings = read_settings(json.loads(flag.partition("=")[2]))
-    assert settings.default == Objective("interactive", 0.4, 0.04, 0.12)
+    assert settings.default == Objective("interactive", 0.4, 0.04, limit_s)
     assert (settings.service, settings.role, settings.table, settings.table_model) == (
         "chat",
         "decode",

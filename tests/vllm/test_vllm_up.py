@@ -9,7 +9,6 @@ import json
 import signal
 import tempfile
 import threading
-import time
 import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -23,19 +22,20 @@ from vllm_engine import ROOT, START_TIMEOUT_S, found
 
 pytestmark = pytest.mark.requires("vllm")
 PROMPTS = tuple(list(range(2000 * i + 10, 2000 * i + 10 + n)) for i, n in enumerate((5, 300, 1500)))  # no shared prefix
+FIRST = list(range(7000, 7020))
 OUTPUT_TOKENS, LAST_TOKENS = 24, 200
 REQUESTS = "paceline_requests_total"
 
 
 @dataclass(slots=True)
 class Seen:
-    """What one run showed. `sources` are an engine's prompt tokens by where they came from, by its role."""
+    """What one run showed. `sources`: where an engine's prompt tokens came from since the first request, by role."""
 
     answers: list[str] = field(default_factory=list)
     chat: str = ""
     sources: dict[str, dict[str, float]] = field(default_factory=dict)
     requests: dict[str, float] = field(default_factory=dict)
-    last: list[str] = field(default_factory=list)
+    last_tokens: int = 0
     code: int = -1
     lines: list[str] = field(default_factory=list)
     left: list[object] = field(default_factory=list)
@@ -74,6 +74,10 @@ def scrape(url: str, name: str, label: str) -> dict[str, float]:
     return sums
 
 
+def computed(url: str) -> dict[str, float]:
+    return scrape(url, "vllm:prompt_tokens_by_source_total", "source")
+
+
 def engines(run: Run) -> dict[str, str]:
     """Role → URL, of the configuration that the router has."""
     (config,) = run.folder.glob("paceline-*/router.json")
@@ -81,10 +85,27 @@ def engines(run: Run) -> dict[str, str]:
 
 
 def end_within_a_stream(run: Run, client: OpenAI, seen: Seen) -> None:
-    """Ctrl-C while an answer is under way."""
-    streaming = threading.Thread(target=lambda: seen.last.append(complete(client, PROMPTS[0], LAST_TOKENS)))
+    """Ctrl-C once an answer has begun."""
+    began = threading.Event()
+    model = client.models.list().data[0].id
+
+    def stream() -> None:
+        chunks = client.completions.create(
+            model=model,
+            prompt=PROMPTS[0],
+            max_tokens=LAST_TOKENS,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        for chunk in chunks:
+            began.set()
+            if chunk.usage:
+                seen.last_tokens = chunk.usage.completion_tokens
+
+    streaming = threading.Thread(target=stream)
     streaming.start()
-    time.sleep(0.3)
+    assert began.wait(60), "no token came"
     seen.code = run.end(signal.SIGINT)
     streaming.join()
 
@@ -96,12 +117,14 @@ def observe(example: str) -> Seen:
         folder, model = Path(name), f"file://{found().models / 'qwen2-5m'}"
         with up(folder, ROOT / f"examples/{example}.yaml", "--engine=vllm", f"--model={model}") as run:
             with run.wait_ready(START_TIMEOUT_S) as client:
+                complete(client, FIRST, 1)  # the engines shake hands, which may take longer than a transfer may
+                before = {role: computed(url) for role, url in engines(run).items()}
                 seen.answers = [complete(client, prompt, OUTPUT_TOKENS) for prompt in PROMPTS]
                 seen.chat = chat(client)
                 for role, url in engines(run).items():
-                    seen.sources[role] = scrape(url, "vllm:prompt_tokens_by_source_total", "source")
+                    seen.sources[role] = {k: n - before[role][k] for k, n in computed(url).items()}
                 url = run.url_file.read_text().strip()
-                wait_for("all counted", lambda: scrape(url, REQUESTS, "outcome")["completed"] > len(PROMPTS))
+                wait_for("all counted", lambda: scrape(url, REQUESTS, "outcome")["completed"] > 1 + len(PROMPTS))
                 seen.requests = scrape(url, REQUESTS, "outcome")
                 end_within_a_stream(run, client, seen)
             seen.lines, seen.left = run.lines, run.left()
@@ -139,9 +162,8 @@ def test_what_of_the_file_cannot_run_here_is_said(aggregated: Seen, apart: Seen)
 @pytest.mark.parametrize("way", ["aggregated", "apart"])
 def test_ctrl_c_ends_streams_well_and_leaves_nothing(way: str, request: pytest.FixtureRequest) -> None:
     seen: Seen = request.getfixturevalue(way)
-    assert {outcome: n for outcome, n in seen.requests.items() if n} == {"completed": len(PROMPTS) + 1}
-    assert len(seen.last) == 1
-    assert seen.last[0]
+    assert {outcome: n for outcome, n in seen.requests.items() if n} == {"completed": len(PROMPTS) + 2}
+    assert seen.last_tokens == LAST_TOKENS
     assert seen.code == 0, seen.lines
     assert seen.left == []
     assert not any(line.startswith(("crashed", "unclean")) for line in seen.lines)

@@ -63,11 +63,13 @@ class StallFree(Latest):
     transfer_s: float = 0.0
     delay_s: float = 0.002  # engine to router
     _lost_credit: float = field(default=0.0, init=False)
-    _prefill_s: float = field(default=nan, init=False)  # when a prompt last ran, or began to fit into no step
+    _prefill_s: float = field(default=nan, init=False)  # since when a prompt has fitted into no step
 
     def plan(self, view: View, start_s: float) -> Step:
         owed = self._owed(view, start_s)
         alone = not view.partials and not view.waiting
+        if alone:
+            self._prefill_s = nan
         prefills, tokens = ([], 0) if alone else self._compose(view, owed, start_s)
         decodes = self._with_patient(owed, min(owed.even_s, owed.limit_s)) if owed.patient else owed.decodes
         if not decodes and not prefills:
@@ -130,8 +132,9 @@ class StallFree(Latest):
                 limit = bound
         load = StepLoad(len(run), context if len(run) == len(decodes) else sum(r.total_tokens for r in run))
         if joining is not None:
-            cap_s = (STALL_SHARE * min([r.objective.max_stall_s for r in decodes]) - self.delay_s) * hard
-            limit = max(limit, min(self._soft_s(view, load, cap_s), mean))
+            newest_s = max([r.last_token_s for r in decodes if r.emitted_tokens], default=start_s)
+            cap_s = newest_s + STALL_SHARE * min([r.objective.max_stall_s for r in decodes]) - earliest_s
+            limit = max(limit, min(self._soft_s(view, load, cap_s * hard), mean))
         patient = [decodes[i] for _, i in sorted(waits)]
         return _Owed(limit, even, pace_s, run, patient, load, tightest, loosest, growth, context)
 
@@ -152,7 +155,10 @@ class StallFree(Latest):
         return self.model.predict4(0, 0.0, count, context)
 
     def _soft_s(self, view: View, load: StepLoad, cap_s: float) -> float:
-        """How far the stall cap gives way: to the least step with a prompt, where not even a fresh cap holds one."""
+        """How far the stall cap gives way: to the least step with a prompt, where no later one holds it either.
+
+        `cap_s` is the cap of who has just got a token: what the host does before each step is gone from it for good.
+        """
         deepest = max([r.computed_tokens for r in (*view.partials, *view.waiting[:MAX_PARTIALS])])
         least_s = load.seconds(self.model, view.limits.tile_tokens, deepest)
         return least_s if least_s > cap_s else 0.0
@@ -233,7 +239,7 @@ class StallFree(Latest):
         """Tokens of a prompt that fits into no step: none before it has waited, then what its share computes."""
         if isnan(self._prefill_s):
             self._prefill_s = start_s
-        waited_s = start_s - self._prefill_s
+        waited_s = min(start_s - self._prefill_s, 2 * OVERDUE_S)  # it may have gone unseen: not every step is planned
         if waited_s < OVERDUE_S:
             return 0
         least_s = load.seconds(self.model, view.limits.tile_tokens, r.computed_tokens)
@@ -263,8 +269,8 @@ class StallFree(Latest):
         if view.kv.blocks_for(r.total_tokens + expected) > kv_left - kept * view.kv.capacity:
             return False
         tightest = min(owed.tightest_tpot_s, r.objective.tpot_s)
-        if self.model.predict4(0, 0.0, 1, r.total_tokens) > tightest:  # nobody keeps it even alone: it binds nobody
-            tightest = inf
+        if self.model.predict4(0, 0.0, 1, r.total_tokens) > tightest:  # what is not kept even alone binds nobody
+            tightest = min([d.objective.tpot_s for d in (*view.decodes, r) if self._could_keep(d)], default=inf)
         weight, context, weighed = 1.0, float(r.total_tokens), view.partials
         if tightest < owed.loosest_tpot_s:
             weighed = [*view.decodes, *view.partials]
@@ -275,6 +281,10 @@ class StallFree(Latest):
             weight += share
             context += share * d.total_tokens
         return self.model.predict4(0, 0.0, max(1, round(weight)), round(context)) <= (1.0 - kept) * tightest
+
+    def _could_keep(self, r: Request) -> bool:
+        """Its TPOT, were it alone."""
+        return self.model.predict4(0, 0.0, 1, r.total_tokens) <= r.objective.tpot_s
 
 
 def _due_s(r: Request, h: int) -> float:

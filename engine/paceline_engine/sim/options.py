@@ -14,6 +14,7 @@ from random import Random
 from typing import NoReturn
 
 from paceline_api.catalog import find_model
+from paceline_api.slo import STALL_PER_TPOT
 
 from paceline_engine.policies import POLICIES
 from paceline_engine.policies.step import Limits
@@ -111,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     add("--default-class", default="default")
     add("--default-ttft-ms", type=float, default=1000.0)
     add("--default-tpot-ms", type=float, default=100.0)
+    add("--default-max-stall-ms", type=float, default=0.0, help="0: three times --default-tpot-ms")
     add("--service", default="")
     add("--namespace", default="")
     add("--pool", default="")
@@ -166,6 +168,7 @@ def check(args: argparse.Namespace, own: StepTable | None = None) -> Options:
         lease_s=args.lease_s,
     )
     tpot_s = args.default_tpot_ms / 1e3
+    stall_s = args.default_max_stall_ms / 1e3 or STALL_PER_TPOT * tpot_s
     return Options(
         model=args.model,
         served_name=args.served_name or args.model,
@@ -185,7 +188,7 @@ def check(args: argparse.Namespace, own: StepTable | None = None) -> Options:
         drain_timeout_s=args.drain_timeout_s,
         drain_notice_s=args.drain_notice_s,
         startup_s=args.startup_s,
-        objective=Objective(args.default_class, args.default_ttft_ms / 1e3, tpot_s, 3 * tpot_s),
+        objective=Objective(args.default_class, args.default_ttft_ms / 1e3, tpot_s, stall_s),
         service=args.service,
         namespace=args.namespace,
         pool=args.pool or args.role,
@@ -208,7 +211,7 @@ def _check_ranges(args: argparse.Namespace) -> None:
                 raise UsageError(f"--{name.replace('_', '-')} must be {holds}, got {value}")
 
     need(_AT_LEAST_ONE, "at least 1", lambda v: v >= 1)
-    need((*_NOT_NEGATIVE, "drain_notice_s", "startup_s"), "0 or more", lambda v: v >= 0)
+    need((*_NOT_NEGATIVE, "drain_notice_s", "startup_s", "default_max_stall_ms"), "0 or more", lambda v: v >= 0)
     need(_POSITIVE, "more than 0", lambda v: v > 0)
     need(("stalls",), "a probability", lambda v: v <= 1)
     need(("time_scale",), "more than 0 and at most 1000", lambda v: 0 < v <= 1000)

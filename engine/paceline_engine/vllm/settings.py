@@ -25,8 +25,8 @@ class InvalidSettings(ValueError):
 class Settings:
     """`service` to `revision` label this engine's metrics; `default_*` is the class of requests that name no limit.
 
-    `default_tpot_ms` 0: no default class. `table`, `table_model` and `tensor` name a step-time table; without one the
-    engine starts from a guess.
+    `default_tpot_ms` 0: no default class; `default_max_stall_ms` 0: that of its pace. `table`, `table_model` and
+    `tensor` name a step-time table; without one the engine starts from a guess.
     """
 
     service: str = ""
@@ -37,6 +37,7 @@ class Settings:
     default_class: str = "default"
     default_ttft_ms: float = 1000.0
     default_tpot_ms: float = 0.0
+    default_max_stall_ms: float = 0.0
     table: str = ""
     table_model: str = ""
     tensor: int = 1
@@ -46,7 +47,8 @@ class Settings:
         if not self.default_tpot_ms:
             return None
         tpot_s = self.default_tpot_ms / 1e3
-        return Objective(self.default_class, self.default_ttft_ms / 1e3, tpot_s, STALL_PER_TPOT * tpot_s)
+        stall_s = self.default_max_stall_ms / 1e3 or STALL_PER_TPOT * tpot_s
+        return Objective(self.default_class, self.default_ttft_ms / 1e3, tpot_s, stall_s)
 
 
 def read_settings(additional_config: Mapping[str, Any]) -> Settings:

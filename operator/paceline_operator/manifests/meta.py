@@ -20,6 +20,7 @@ from paceline_operator.settings import MANAGER
 NAME_LABEL = "app.kubernetes.io/name"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+INPUTS = "paceline.dev/inputs"  # annotation of a pod: hash of what it reads at its start alone
 DESIRED = "paceline.dev/desired"  # annotation: hash of the manifest that was applied
 PORT = 8000
 HTTP = "http"  # the port's name

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from paceline_operator.kinds import Json
 from paceline_operator.manifests.config_map import CONFIG_FILE
-from paceline_operator.manifests.meta import HTTP, PORT, ROUTER_LABELS, SCRAPED, Owner
+from paceline_operator.manifests.meta import HTTP, INPUTS, PORT, ROUTER_LABELS, SCRAPED, Owner
 from paceline_operator.manifests.probe import http_probe
 from paceline_operator.manifests.secret import token_env
 from paceline_operator.manifests.security import container_security, pod_security
@@ -26,6 +26,7 @@ class RouterPod:
     image: str
     pull_policy: str
     drain_timeout_s: int
+    inputs: str
 
 
 def router_template(owner: Owner, pod: RouterPod) -> Json:
@@ -46,7 +47,7 @@ def router_template(owner: Owner, pod: RouterPod) -> Json:
         "containers": [_container(owner, pod)],
         "volumes": [{"name": "config", "configMap": {"name": owner.router}}],
     }
-    metadata = {"labels": {**owner.pod_labels, **ROUTER_LABELS}, "annotations": dict(SCRAPED)}
+    metadata = {"labels": {**owner.pod_labels, **ROUTER_LABELS}, "annotations": {**SCRAPED, INPUTS: pod.inputs}}
     return {"metadata": metadata, "spec": spec}
 
 

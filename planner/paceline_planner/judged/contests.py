@@ -32,6 +32,11 @@ from paceline_planner.judged.measure import Measured, Trial, Window, bracket, me
 Shares = Mapping[str, tuple[float, str]]
 
 
+def over(ours_rps: float, theirs_rps: float) -> float:
+    """Infinite where ours alone holds any rate, 0 where neither does: what holds nothing wins nothing."""
+    return ours_rps / theirs_rps if theirs_rps else (inf if ours_rps else 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Contest:
     """One SLO: capacities of a replica, and whole curves by contender (the best fixed budget among them)."""
@@ -48,9 +53,7 @@ class Contest:
 
     @property
     def ratio(self) -> float:
-        """Infinite where no fixed budget holds any rate."""
-        fixed_rps = self.fixed_rps[self.best]
-        return self.deadlines_rps / fixed_rps if fixed_rps else inf
+        return over(self.deadlines_rps, self.fixed_rps[self.best])
 
     @property
     def kept_past_capacity(self) -> float:

@@ -42,7 +42,7 @@ class Measured:
 
 
 LOOK_EVERY_S = 1.0
-HOPELESS_POINTS = 5.0  # below a target: no other seed of the same load makes up for that
+HOPELESS_POINTS = 5.0  # a run that must end this far below a target ends: no capacity that needs it is called held
 
 
 @dataclass(slots=True)

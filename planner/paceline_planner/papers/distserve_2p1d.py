@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
-from paceline_api.config import DEFAULT_POLICY
 from paceline_api.slo import SLOClass
 from paceline_engine.policies.step import Limits
 from paceline_engine.sim.setup import ReplicaSpec
@@ -23,7 +22,6 @@ from paceline_router.facts import Role
 from paceline_planner.aggregate import Record
 from paceline_planner.papers.measured_machines import machine
 from paceline_planner.report import Run, RunTally
-from paceline_planner.search.instances import HANDS_OVER
 from paceline_planner.sim.arrivals import poisson_jobs
 from paceline_planner.sim.fleet import EngineSpec, Fleet, FleetSpec, Job, Ride
 from paceline_planner.sim.steady import SteadyRun, steady_run
@@ -78,7 +76,7 @@ SIDES = (
 )
 
 
-def fleet(side: Side, table: str, router_policy: str = HANDS_OVER) -> FleetSpec:
+def fleet(side: Side, table: str) -> FleetSpec:
     """The side on deterministic machines of one table."""
     of = machine(load_table(table, MODEL), kv_constant_s=HANDOVER_S, kv_bytes_per_s=NVLINK_BYTES_PER_S)
     engines = []
@@ -87,7 +85,7 @@ def fleet(side: Side, table: str, router_policy: str = HANDS_OVER) -> FleetSpec:
         hands_over = part.role is Role.PREFILL
         spec = ReplicaSpec(of, part.policy, None, limits, part.token_budget, hands_over=hands_over)
         engines += [EngineSpec(f"{part.role}-{i}", part.role, spec) for i in range(part.count)]
-    return FleetSpec(tuple(engines), {SLO.name: SLO}, router_policy)
+    return FleetSpec(tuple(engines), {SLO.name: SLO})
 
 
 def jobs(rate_rps: float, seed: int) -> Iterator[Job]:
@@ -108,7 +106,7 @@ def finite(side: Side, table: str, rate_rps: float, duration_s: float, seed: int
         tally.add(Record(ride.job.class_name, ride.course), ride.course.end_s or 0.0)
         return False
 
-    simulated = Fleet(fleet(side, table, DEFAULT_POLICY), seed, ended)
+    simulated = Fleet(fleet(side, table), seed, ended)
     simulated.run(takewhile(lambda job: job.arrival_s < duration_s, jobs(rate_rps, seed)))
     simulated.check()
     return tally.run(rate_rps, duration_s, gpus=side.gpus, lateness=Lateness(virtual=True), simulated=True)

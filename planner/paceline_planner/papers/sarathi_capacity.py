@@ -150,8 +150,12 @@ def _findings(rates: Mapping[Point, Mapping[System, float]]) -> list[Finding]:
 
 def _beside_grid(rates: Mapping[Point, Mapping[System, float]]) -> Grid:
     """What today's baselines and the deadline-driven policy add to the published comparison."""
-    rows = [(p.name, *(f"{of[s] / of[SARATHI]:.2f}" for s in BESIDE)) for p, of in rates.items()]
+    rows = [(p.name, *(_share(ratio(of[s], of[SARATHI])) for s in BESIDE)) for p, of in rates.items()]
     return Grid("Beside it, as a share of Sarathi's capacity", ("point", *(s.name for s in BESIDE)), tuple(rows))
+
+
+def _share(of: float | None) -> str:
+    return "–" if of is None else f"{of:.2f}"
 
 
 def _absolute(rates: Mapping[Point, Mapping[System, float]]) -> str:

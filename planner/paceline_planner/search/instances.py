@@ -15,6 +15,7 @@ from random import Random
 from statistics import fmean
 from typing import Protocol
 
+from paceline_api.config import DEFAULT_POLICY
 from paceline_api.slo import SLOClass
 from paceline_engine.sim.setup import ReplicaSpec
 from paceline_engine.step_time import HostTerm, StepTable
@@ -28,7 +29,6 @@ from paceline_planner.workloads import LengthSource
 
 UNLIMITED_S = 1e9
 AMPLE_BLOCKS = 1 << 20
-HANDS_OVER = "least-predicted-ttft"  # decode replicas compute no prompts: a placement sizes its phases apart
 # Shorter than DESIGN §1's steady run: a search has hundreds of them, and only compares.
 SEARCH_RULE = SteadyRule(
     drop_s=20, drop_residences=2, arrivals=600, p99_residences=3, halves_points=100, most_arrivals=3000
@@ -77,7 +77,7 @@ class Demand:
     seeds: tuple[int, ...] = (1,)
     transfer_in_tpot: bool = False
     front_s: float = 0.0
-    router_policy: str = HANDS_OVER
+    router_policy: str = DEFAULT_POLICY
     most_rps_per_gpu: float = 16.0
 
     def jobs(self, rate_rps: float, seed: int) -> Iterator[Job]:

@@ -53,6 +53,7 @@ class Rates:
             bounds = _bounds(rate, span_s, CHANGED)
             if bounds[0] > high or bounds[1] < low:
                 break
+            # An empty span still allows a low rate; `most` is 0 after one all the same, or no idle pool could empty.
             low, high = max(low, bounds[0]), min(high, bounds[1] if rate else CHANGED**2 / span_s)
             mean, (sure, most) = rate, (_bounds(rate, span_s, SURE)[0], _bounds(rate, span_s, SPARE)[1])
             least = max(least, sure)
