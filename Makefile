@@ -50,7 +50,7 @@ bench-sim: $(VENV)/.runtime ## 64 simulated engines in one process at 0.25 reque
 	@REQUIRE_VALID=1 examples/run.sh fleet-64 build/fleet-64 --synthetic chat --rate 16 --duration 120
 
 .PHONY: bench-engine
-bench-engine: $(VENV)/.dev ## Real vLLM: gaps under long prompts beside fixed budgets (needs make vllm)
+bench-engine: $(VENV)/.dev ## Real vLLM beside fixed budgets: gaps, shifting load, two classes, overhead (needs make vllm)
 	@PYTHONPATH=tests/support $(BIN)/python benchmarks/engine.py
 
 .PHONY: bench-sim-speed
@@ -60,6 +60,10 @@ bench-sim-speed: $(VENV)/.dev ## The simulator's tokens per second and core, bes
 .PHONY: bench-served
 bench-served: $(VENV)/.dev ## One load on the virtual clock and over HTTP, side by side (PACELINE_TRACES); 22 minutes
 	@$(BIN)/python benchmarks/served.py
+
+.PHONY: bench-router
+bench-router: $(VENV)/.dev ## The router beside vllm-router and sglang-router (PyPI): requests/s, streams, memory; 7 minutes
+	@$(BIN)/python benchmarks/router.py
 
 .PHONY: bench-routing
 bench-routing: $(VENV)/.dev ## The router's policies on simulated fleets (PACELINE_TRACES), and the time of a decision
@@ -135,6 +139,10 @@ images: $(VENV)/.runtime ## Build the control image with buildah or docker; ENGI
 vllm: ## Make the environment in which vLLM runs on a CPU, and its models, cached outside the tree (7 GB, 4 min)
 	@PYTHON="$(PYTHON)" images/vllm/build.sh
 
+.PHONY: clients
+clients: ## Make the environment of public clients that tests run against a router (1.3 GB, 1 min; needs make vllm)
+	@PYTHON="$(PYTHON)" images/clients/build.sh
+
 .PHONY: cluster
 cluster: $(VENV)/.dev ## Start the test cluster: a real Kubernetes of 3 nodes in network namespaces (root; first time 20 min)
 	@PYTHONPATH=tests/support $(BIN)/python -m testbed up
@@ -164,6 +172,8 @@ lock: ## Compile requirements/*.txt from pyproject.toml anew (needs uv; UV=path 
 	$(COMPILE) pyproject.toml -c requirements/dev.txt --upgrade -o requirements/runtime.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt --upgrade -o requirements/build.txt
 	$(COMPILE_VLLM) --override requirements/vllm-overrides.in requirements/vllm.in --upgrade -o requirements/vllm.txt
+	$(COMPILE_VLLM) --override requirements/clients-overrides.in requirements/clients.in --upgrade -o requirements/clients.txt
+	$(COMPILE_VLLM) requirements/rivals.in --upgrade -o requirements/rivals.txt
 
 .PHONY: clean
 clean: ## Remove build outputs and caches; .venv stays

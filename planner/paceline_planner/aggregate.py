@@ -120,13 +120,18 @@ def percentiles_ms(seconds: Sequence[float] | Floats) -> Percentiles | None:
     return Percentiles(*(float(1e3 * value) for value in np.percentile(np.asarray(seconds), (50, 90, 99))))
 
 
-def worst_quartile_percent(prompt_tokens: Sequence[int], good: Sequence[int]) -> float | None:
-    """The least attainment among the quartiles by prompt length; equal lengths stay in one quartile."""
+def quartiles_percent(prompt_tokens: Sequence[int], good: Sequence[int]) -> list[float]:
+    """Attainment of each quartile by prompt length, the short ones first; equal lengths stay in one quartile."""
     if not prompt_tokens:
-        return None
+        return []
     lengths, verdicts = np.asarray(prompt_tokens), np.asarray(good, dtype=np.float64)
     quartile = np.searchsorted(np.percentile(lengths, (25, 50, 75)), lengths, side="left")
-    return float(100 * min(verdicts[quartile == q].mean() for q in np.unique(quartile)))
+    return [float(100 * verdicts[quartile == q].mean()) for q in np.unique(quartile)]
+
+
+def worst_quartile_percent(prompt_tokens: Sequence[int], good: Sequence[int]) -> float | None:
+    """The least of them; None of nothing."""
+    return min(quartiles_percent(prompt_tokens, good), default=None)
 
 
 @dataclass(slots=True)

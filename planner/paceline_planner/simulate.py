@@ -65,7 +65,7 @@ class Offered:
 def fleet_spec(
     service: LLMService, planned: Plan, policy: str = ENGINE_POLICY, tables: Tables = CATALOGUE
 ) -> FleetSpec:
-    """`policy` is how engines batch. SimulateError where a pool has no step-time table, or its engines would not start."""
+    """`policy` is how engines batch. SimulateError where a pool has no table, or its engines would not start."""
     engines: list[EngineSpec] = []
     for pool in planned.pools:
         found = tables.find(ACCELERATORS[pool.accelerator], service.spec.model.uri, pool.tensor) if pool.table else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,9 @@ from paceline_engine.clock import Clock
 
 from paceline_router.reload import ConfigFile
 from paceline_router.server import Router
+
+# A request leaves no cycles behind, and looking at those in flight over and over costs a fifth of the CPU.
+_GC_THRESHOLDS = (10_000, 20, 50)
 
 Follower = Callable[[], Coroutine[None, None, None]]
 
@@ -72,6 +76,9 @@ async def _serve(config: RouterConfig, clock: Clock, args: argparse.Namespace) -
         except OSError as e:
             raise CannotRun(_cannot_listen(host, port, e)) from e
         print(f"ready url=http://{host}:{server.port} service={config.service}", flush=True)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         followers = [ConfigFile(Path(args.config), router.shell).watch(), *(f() for f in follow)]
         await router.run(server, stop, *followers, notice_s=args.drain_notice_s)
 

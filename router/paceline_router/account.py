@@ -128,6 +128,7 @@ class Account:
         metrics.outcomes.add(name, outcome)
         for followed in self._followed:
             self._shell.tracker.look(followed, now)
+        self._followed.clear()  # no cycle for the collector
         if outcome is Outcome.COMPLETED:
             self._shell.lengths.observe(name, course.output_tokens)
             metrics.output.observe(course.output_tokens, name)

@@ -124,6 +124,8 @@ class StreamedAnswer(Answer):
             if not job.exchange.write(events) and self.call is not None and not self.call.done:
                 self.call.pause()
                 job.exchange.on_writable = self.call.resume
+            if stream.done:
+                job.told_all(stream.usage)
         if stream.error is not None:
             self._fail_as(stream)
 
@@ -142,7 +144,7 @@ class StreamedAnswer(Answer):
     def succeed(self, body: bytes) -> None:
         stream = self._stream
         if stream.done and self._begun:
-            self.job.end_stream(stream.usage)
+            self.job.end_stream("completed")
         else:
             self.job.leg_failed(Fault.LOST, "failed", "the engine's stream ended before it was complete")
 

@@ -7,12 +7,13 @@ from functools import partial
 
 import orjson
 from paceline_api.outcomes import error_body
-from paceline_engine.http1 import Exchange
+from paceline_engine.http1 import Exchange, Header
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from paceline_router.console.serve import Console
 from paceline_router.dispatcher import Dispatcher
+from paceline_router.openapi import document
 from paceline_router.request import Kind
 from paceline_router.shell import Shell
 
@@ -45,6 +46,8 @@ class App:
             f"/v1/{Kind.COMPLETION}": ("POST", partial(dispatcher.accept, kind=Kind.COMPLETION)),
             "/v1/models": ("GET", self._list_models),
             "/healthz": ("GET", self._healthz),
+            "/health": ("GET", self._healthz),  # vLLM's path: load generators ask there first
+            "/openapi.json": ("GET", self._openapi),
             "/readyz": ("GET", self._readyz),
             "/metrics": ("GET", self._metrics),
             "/": ("GET", console.page),
@@ -58,7 +61,8 @@ class App:
         elif exchange.method == method or (exchange.method == "HEAD" and method == "GET"):
             route(exchange)
         else:
-            self._error(exchange, 405, f"{exchange.path} takes {method}")
+            allowed = b"GET, HEAD" if method == "GET" else b"POST"
+            self._error(exchange, 405, f"{exchange.path} takes {method}", (b"allow", allowed))
 
     def _list_models(self, exchange: Exchange) -> None:
         exchange.respond(200, self._models)
@@ -76,5 +80,9 @@ class App:
     def _metrics(self, exchange: Exchange) -> None:
         exchange.respond(200, generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST.encode())
 
-    def _error(self, exchange: Exchange, status: int, message: str) -> None:
-        exchange.respond(status, orjson.dumps(error_body("not_found" if status == 404 else "invalid_request", message)))
+    def _openapi(self, exchange: Exchange) -> None:
+        exchange.respond(200, orjson.dumps(document(self._shell.served, list(self._shell.classes))))
+
+    def _error(self, exchange: Exchange, status: int, message: str, *headers: Header) -> None:
+        body = error_body("not_found" if status == 404 else "invalid_request", message)
+        exchange.respond(status, orjson.dumps(body), headers=headers)

@@ -1,20 +1,21 @@
 """One request at the border: drives its legs from callback to callback, as its way says.
 
 A job is in one leg at a time until it ends, and ends exactly once with one outcome. Ending takes everything back: the
-call to the engine, the ledger's figures, the timer. What is decided comes as values from pure modules; here it is
+call to the engine, the ledger's figures, the alarm. What is decided comes as values from pure modules; here it is
 applied.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any, assert_never
 
 import orjson
 from paceline_api.headers import AUTHORIZATION, FAIRNESS_ID, TENANT
 from paceline_api.outcomes import Outcome, error_body
+from paceline_engine.alarms import Alarm
 from paceline_engine.http1 import Call, Exchange, Header
 
 from paceline_router.account import Account
@@ -60,7 +61,6 @@ class Job:
         trace = exchange.header(b"traceparent")
         self._trace = trace if trace is not None and _TRACEPARENT.fullmatch(trace) else None
         self._bodies = LegBodies(body, request, exchange.body)
-        self._timer = shell.loop.call_later(shell.clock.wall(shell.config.limits.request_timeout_s), self._time_out)
         self._way = Way(
             shell.guide,
             self._size(body),
@@ -69,9 +69,11 @@ class Job:
             on_failed=self._leg_failed,
         )
         self._call: Call | None = None
-        self._presumed: asyncio.TimerHandle | None = None
+        self._presumed: Alarm | None = None
         self._kv_params: Mapping[str, Any] = {}
-        shell.jobs.add(self)
+        self._told = False  # the client has all of its stream
+        self._usage: Usage | None = None
+        shell.remember(self)
         exchange.on_gone = self._client_gone
 
     @property
@@ -128,11 +130,15 @@ class Job:
         self.account.tokens(count, self.shell.clock.now())
         self.shell.ledger.tokens(self._way.held, count)
 
-    def end_stream(self, usage: Usage | None) -> None:
-        """The engine's stream is complete and passed on."""
-        self._close_leg("completed")
+    def told_all(self, usage: Usage | None) -> None:
+        """`[DONE]` was sent: clients leave there, so the request is complete whatever becomes of leg and connection."""
+        self._told, self._usage = True, usage
+
+    def end_stream(self, result: str) -> None:
+        """The leg of a stream that was told to its end is over."""
+        self._close_leg(result)
         self.exchange.end()
-        self._end(Outcome.COMPLETED, usage)
+        self._end(Outcome.COMPLETED, self._usage)
 
     def relay_whole(self, body: bytes, headers: list[Header], usage: Usage) -> None:
         """A whole answer for the client."""
@@ -148,6 +154,9 @@ class Job:
 
     def leg_failed(self, fault: Fault, result: str, message: str) -> None:
         """The leg is over without the answer that it was sent for."""
+        if self._told:
+            self.end_stream(result)
+            return
         self._close_leg(result)
         now, begun = self.shell.clock.now(), self.exchange.started
         self._go(self._way.failed(fault, message, now, client_has_bytes=begun))
@@ -159,9 +168,12 @@ class Job:
             self.leg_failed(Fault.LOST, "aborted", "the replica no longer answers")
 
     def give_up(self, outcome: Outcome, message: str, *headers: Header) -> None:
-        """Ends the request with an error, at whatever point it is."""
+        """Ends the request at whatever point it is: with an error, unless its client was told all."""
         if self._call is not None:
             self._call.abort()
+            if self._told:
+                self.end_stream("aborted")
+                return
             self._close_leg("aborted")
         body = orjson.dumps(error_body(outcome, message))
         if self.exchange.started:
@@ -196,7 +208,7 @@ class Job:
         self.account.leg_sent(leg, self.shell.ledger.replicas[name], now)
         if leg is not Leg.PREFILL and not self.request.stream:
             wait_s = self.shell.clock.wall(self.account.predicted_wait_s(now))
-            self._presumed = self.shell.loop.call_later(wait_s, self._presume_first_token)
+            self._presumed = self.shell.alarms.set(monotonic() + wait_s, self._presume_first_token)
 
     def _leg_failed(self, failed: Failed) -> None:
         self.account.leg_failed(self.id, failed)
@@ -221,11 +233,11 @@ class Job:
     def _client_gone(self) -> None:
         if self._call is not None:
             self._call.abort()
+            if self._told:
+                self.end_stream("aborted")
+                return
             self._close_leg("aborted")
         self._end(Outcome.CLIENT_GONE)
-
-    def _time_out(self) -> None:
-        self.give_up(Outcome.TIMED_OUT, "the request ran into its time limit")
 
     def _close_leg(self, result: str) -> None:
         self._call = None
@@ -236,7 +248,6 @@ class Job:
 
     def _end(self, outcome: Outcome, usage: Usage | None = None) -> None:
         now = self.shell.clock.now()
-        self._timer.cancel()
         self.exchange.on_writable = None
         self._way.end(now)
         self.shell.forget(self)

@@ -46,44 +46,46 @@ class Paced(NamedTuple):
 
 
 @dataclass(slots=True)
-class Outlook:
-    """`dues` and `ends`: of the queued prompts that can still be in time, in order; `ends` when each is done."""
+class Pacing:
+    """Of those that decode or will. `slower`: how many are late with one more, and their pace then, by its TPOT."""
 
     now: Paced
-    tightest_s: float
-    token_s: float  # of a prompt's own and of those ahead of it, as they went so far: `now` says what lasts
+    slower: dict[float, tuple[float, Paced]] = field(default_factory=dict)
+
+
+class Outlook(NamedTuple):
+    """`dues` and `ends`: of the queued prompts that can still be in time, in order; `ends` when each is done."""
+
+    token_s: float  # of a prompt's own and of those ahead of it, as they went so far: the pacing says what lasts
     pair_s: float
     base_s: float  # the least step with a prompt
     theirs_s: float  # when the prompts of other routers are done
     dues: list[float]
     ends: list[float]
-    slower: dict[float, tuple[float, Paced]] = field(
-        default_factory=dict
-    )  # late decodes and pace with one more, by TPOT
+
+
+def pacing(replica: Replica) -> Pacing:
+    """Of a replica's decodes; made anew when others decode there, or will."""
+    found = replica.pacing
+    if found is None:
+        found = replica.pacing = Pacing(_paced(replica, replica.tightest_s, None))
+    return found
 
 
 def outlook(replica: Replica, now: float = -inf) -> Outlook:
-    """Of a replica's present work; made anew after a change, and when a prompt became late by `now`."""
+    """Of a replica's present queue; made anew after a change, and when a prompt became late by `now`."""
     found = replica.outlook
     if found is None or (found.dues and found.dues[0] <= now):
         found = replica.outlook = _look(replica, now)
     return found
 
 
-def tightest_s(replica: Replica) -> float:
-    """The tightest TPOT limit among its requests, whoever sent them; infinite without any."""
-    others = replica.others.paces
-    return min(min(replica.paces, default=inf), min(others)) if others else min(replica.paces, default=inf)
-
-
 def _look(replica: Replica, now_s: float) -> Outlook:
     facts = replica.facts
-    tightest = tightest_s(replica)
-    now = _paced(replica, tightest, None)
     pair_s = NEUTRAL_PAIR_S if facts.table is None else facts.mixed_scale * facts.table.pair_s
-    token_s, pair_s = replica.drift * now.token_s, replica.drift * pair_s
+    token_s, pair_s = replica.drift * pacing(replica).now.token_s, replica.drift * pair_s
     theirs_s = facts.seen_at_s + replica.others.queued_tokens * token_s  # when others' prompts are done
-    view = Outlook(now, tightest, token_s, pair_s, _prompt_steps(replica)[0], theirs_s, [], [])
+    view = Outlook(token_s, pair_s, _prompt_steps(replica)[0], theirs_s, [], [])
     at = max(replica.head_since_s, theirs_s)
     for entry in replica.queue:
         took = entry.new_tokens * token_s + 0.5 * entry.new_squares * pair_s
@@ -194,11 +196,11 @@ def slowed(replica: Replica, size: Size, load: Load, share: float, own: float) -
     The replica gets `share` of the load. What comes later counts as far as this router decides it (`own`): routers that
     know little of each other would all keep to the same replicas.
     """
-    view = outlook(replica)
-    before, found = view.now, view.slower.get(size.tpot_s)
+    paced = replica.pacing or pacing(replica)
+    before, found = paced.now, paced.slower.get(size.tpot_s)
     if found is None:
-        after = _paced(replica, min(view.tightest_s, size.tpot_s), size.tpot_s)
-        found = view.slower[size.tpot_s] = _late_decodes(replica, before, after), after
+        after = _paced(replica, min(replica.tightest_s, size.tpot_s), size.tpot_s)
+        found = paced.slower[size.tpot_s] = _late_decodes(replica, before, after), after
     misses, after = found
     if replica.role is Role.MIXED and own > DECIDES_FROM:
         residence_s = size.pace_tokens * min(size.tpot_s, LONGEST_PACE_S)
@@ -209,7 +211,7 @@ def slowed(replica: Replica, size: Size, load: Load, share: float, own: float) -
 
 def _late_decodes(replica: Replica, before: Paced, after: Paced) -> float:
     """Its own TPOT, and that of those who are there."""
-    there = sum(replica.paces.values()) + sum(replica.others.paces.values())
+    there = sum(replica.paces.values()) + replica.others_paced
     own = chance((1.0 - after.ratio) / PACE_ERROR_P90)
     if not there:
         return own

@@ -15,7 +15,7 @@ from paceline_engine.work import NO_WORK, Work
 from paceline_router.facts import NO_FACTS, Facts, Role
 
 if TYPE_CHECKING:
-    from paceline_router.outlook import Outlook
+    from paceline_router.outlook import Outlook, Pacing
 
 RECENT_S = 1.0  # model time: as long as the steps of a few prompts, short against a request
 OUTPUT_QUANTILE = 0.9  # KV is reserved for this quantile of a class's output lengths (DESIGN §6)
@@ -49,7 +49,8 @@ NOT_YET = Recent(0.0, 0.0)
 class Replica:
     """One engine as this router sees it. `prefill_squares` is Σ prompt², twice the attention pairs of the queue.
 
-    `paces` counts those that decode or will decode here by their TPOT limit.
+    `paces` counts those that decode or will decode here by their TPOT limit; `tightest_s` is the least of these limits
+    and of other routers', infinite without any.
     """
 
     name: str
@@ -72,12 +73,15 @@ class Replica:
     kv_reserved: int = 0
     kv_parked: int = 0  # of kv_reserved: prefilled, waiting to be fetched
     others: Work = NO_WORK  # what other routers had here at the last scrape
+    others_paced: int = 0  # requests of theirs that decode or will
     new_tokens: int = 0  # of prefill_tokens: not thought to be in the prefix cache
     queue: list[Queued] = field(default_factory=list)
     paces: dict[float, int] = field(default_factory=dict)
+    tightest_s: float = inf
     recent: Recent = NOT_YET
     queue_s: float | None = None  # latency's memo of the queue's predicted seconds; None: to be computed again
-    outlook: Outlook | None = None  # the same for what outlook.py foresees
+    outlook: Outlook | None = None  # the same for what outlook.py foresees of its queue
+    pacing: Pacing | None = None  # and of its decodes
     drift: float = 1.0  # its prompts' own seconds over foreseen ones, the median (foresight.py)
     prompt_steps_s: tuple[float, float] | None = None  # and for what it makes of the facts alone
 

@@ -114,7 +114,9 @@ class Router:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self.shell.tracker.tick(self.shell.clock.now())
+            now = self.shell.clock.now()
+            self.shell.tracker.tick(now)
+            self.shell.expire(now)
             self.membership.reconcile()
 
     async def _drain(self, server: Server, notice_s: float) -> None:
@@ -133,6 +135,7 @@ class Router:
                 job.give_up(Outcome.TIMED_OUT, "the router stopped before the answer was complete")
         await server.drain(LAST_ANSWERS_S)
         self._upstreams.close()
+        self.shell.alarms.close()
 
 
 def _member(replica: ReplicaConfig) -> Member:

@@ -13,6 +13,7 @@ from typing import Protocol
 from paceline_api.config import RouterConfig
 from paceline_api.outcomes import Outcome
 from paceline_api.slo import SLOClass
+from paceline_engine.alarms import Alarms
 from paceline_engine.clock import Clock
 from paceline_engine.lengths import OutputLengths
 
@@ -59,11 +60,13 @@ class Shell:
     served: Served = field(init=False)
     tracker: Tracker = field(default_factory=Tracker)
     lengths: OutputLengths = field(default_factory=OutputLengths)
-    jobs: set[InFlight] = field(default_factory=set)
+    alarms: Alarms = field(init=False)
+    jobs: dict[InFlight, float] = field(default_factory=dict)  # and when each runs into its time limit, the first first
     draining: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # set when the last job ends
 
     def __post_init__(self) -> None:
+        self.alarms = Alarms(self.loop)
         self.classes = self.config.slo_classes()
         self.served = Served(self.config.model, self.config.max_context_tokens)
 
@@ -99,9 +102,23 @@ class Shell:
             self.idle.clear()
             await self.idle.wait()
 
+    def remember(self, job: InFlight) -> None:
+        """The job has begun."""
+        self.jobs[job] = self.clock.now() + self.config.limits.request_timeout_s
+
+    def expire(self, now: float) -> None:
+        """Ends the jobs whose time limit has passed. All have the same limit, so the oldest come first."""
+        late: list[InFlight] = []
+        for job, due_s in self.jobs.items():
+            if due_s > now:
+                break
+            late.append(job)
+        for job in late:
+            job.give_up(Outcome.TIMED_OUT, "the request ran into its time limit")
+
     def forget(self, job: InFlight) -> None:
         """The job has ended."""
-        self.jobs.discard(job)
+        self.jobs.pop(job, None)
         self.door.leave(job)
         if not self.jobs:
             self.idle.set()

@@ -11,7 +11,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 from paceline_router.facts import Role
-from paceline_router.outlook import tightest_s
 from paceline_router.replica import Replica
 from paceline_router.state import Ledger
 
@@ -45,29 +44,33 @@ class Shortlist:
         ]
 
     def _move(self, name: str) -> None:
-        if name in self._where:
-            kind, entry = self._where.pop(name)
+        replica, before = self.ledger.replicas.get(name), self._where.get(name)
+        after = None
+        if replica is not None and replica.is_active:
+            after = _kind(replica), (load(replica), name)
+        if before == after:
+            return
+        if before is not None:
+            kind, entry = before
             entries = self._lists[kind]
             del entries[bisect_left(entries, entry)]
             if not entries:
                 del self._lists[kind]
-        replica = self.ledger.replicas.get(name)
-        if replica is not None and replica.is_active:
-            kind, entry = _kind(replica), (load(replica), name)
-            insort(self._lists.setdefault(kind, []), entry)
-            self._where[name] = kind, entry
+        if after is None:
+            del self._where[name]
+            return
+        kind, entry = self._where[name] = after
+        insort(self._lists.setdefault(kind, []), entry)
 
 
 def _kind(replica: Replica) -> Kind:
     table = replica.facts.table
-    return replica.role, replica.revision, table.name if table else "", tightest_s(replica)
+    return replica.role, replica.revision, table.name if table else "", replica.tightest_s
 
 
 def load(replica: Replica) -> float:
     """How full it is: queued prompt tokens, and of requests and reserved KV the fuller."""
-    others = replica.others
-    requests = (replica.decodes + replica.incoming + replica.prefill_queue + sum(others.paces.values())) / REQUESTS
+    requests = (replica.decodes + replica.incoming + replica.prefill_queue + replica.others_paced) / REQUESTS
     kv_tokens = replica.facts.kv_tokens
-    return (replica.new_tokens + others.queued_tokens) / TOKENS + max(
-        requests, replica.kv_reserved / kv_tokens if kv_tokens else 0.0
-    )
+    held = replica.kv_reserved / kv_tokens if kv_tokens else 0.0
+    return (replica.new_tokens + replica.others.queued_tokens) / TOKENS + (held if held > requests else requests)

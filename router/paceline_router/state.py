@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
+from math import inf
 
 from paceline_engine.work import NO_WORK, Work, told
 
@@ -41,7 +42,7 @@ class Ledger(Roster):
 
     def remove(self, name: str) -> None:
         """An idle replica is gone."""
-        self._others -= sum(self.replicas[name].others.paces.values())
+        self._others -= self.replicas[name].others_paced
         self.prefixes.forget(name)
         super().remove(name)
 
@@ -50,8 +51,10 @@ class Ledger(Roster):
         replica = self.replicas[name]
         others = NO_WORK if facts.work is None else _without_own(facts.work, replica)
         if others != replica.others or not facts.says_as(replica.facts):
-            self._others += sum(others.paces.values()) - sum(replica.others.paces.values())
-            replica.others, replica.prompt_steps_s = others, None
+            paced = sum(others.paces.values())
+            self._others += paced - replica.others_paced
+            replica.others, replica.others_paced, replica.prompt_steps_s = others, paced, None
+            replica.tightest_s = _tightest_s(replica)
             self._alter(replica)
         replica.facts, replica.queue_s = facts, None
 
@@ -126,8 +129,7 @@ class Ledger(Roster):
             flight.decoding_on = replica = flight.decode
             flight.context = flight.size.prompt_tokens + 1
             replica.decodes += 1
-            replica.queue_s = None
-            self._alter(replica)
+            self._requeue(replica)
             replica.decode_context += flight.context
 
     def _keep(self, flight: Flight, now: float) -> None:
@@ -161,9 +163,15 @@ class Ledger(Roster):
         self._drop_decode(flight)
 
     def _alter(self, replica: Replica) -> None:
-        """Its work is another: what was foreseen of it is void."""
-        replica.outlook = None
-        self._note((replica.name,))
+        """Who decodes or will decode there are others: all that was foreseen of it is void."""
+        replica.pacing = None
+        self._requeue(replica)
+
+    def _requeue(self, replica: Replica) -> None:
+        """What is queued or decodes there has moved on: what was foreseen of its queue is void."""
+        replica.outlook = replica.queue_s = None
+        if self._changed is not None:
+            self._changed.add(replica.name)
 
     def _leg(self, flight: Flight, replica: Replica) -> None:
         flight.leg_on = replica
@@ -178,8 +186,7 @@ class Ledger(Roster):
         flight.queued_on = replica
         if replica.prefill_queue == 0:
             replica.head_since_s = now
-        replica.queue_s = None
-        self._alter(replica)
+        self._requeue(replica)
         replica.prefill_queue += 1
         replica.prefill_tokens += flight.size.prompt_tokens
         replica.prefill_squares += flight.size.prompt_tokens**2
@@ -202,8 +209,7 @@ class Ledger(Roster):
         if replica is not None:
             flight.queued_on = None
             replica.head_since_s = now
-            replica.queue_s = None
-            self._alter(replica)
+            self._requeue(replica)
             replica.prefill_queue -= 1
             replica.prefill_tokens -= flight.size.prompt_tokens
             replica.prefill_squares -= flight.size.prompt_tokens**2
@@ -225,7 +231,10 @@ class Ledger(Roster):
         self._alter(replica)
         flight.paced_on = replica
         self._paced += 1
-        replica.paces[flight.size.tpot_s] = replica.paces.get(flight.size.tpot_s, 0) + 1
+        tpot_s = flight.size.tpot_s
+        replica.paces[tpot_s] = replica.paces.get(tpot_s, 0) + 1
+        if tpot_s < replica.tightest_s:
+            replica.tightest_s = tpot_s
 
     def _unpace(self, flight: Flight) -> None:
         replica = flight.paced_on
@@ -233,9 +242,13 @@ class Ledger(Roster):
             self._alter(replica)
             flight.paced_on = None
             self._paced -= 1
-            left = replica.paces.pop(flight.size.tpot_s) - 1
+            tpot_s = flight.size.tpot_s
+            left = replica.paces[tpot_s] - 1
             if left:
-                replica.paces[flight.size.tpot_s] = left
+                replica.paces[tpot_s] = left
+            else:
+                del replica.paces[tpot_s]
+                replica.tightest_s = _tightest_s(replica)
 
     def _unexpect(self, flight: Flight) -> None:
         if flight.incoming_on is not None:
@@ -255,7 +268,6 @@ class Ledger(Roster):
         self._unexpect(flight)
         self._unpace(flight)
         if flight.decoding_on is not None:
-            flight.decoding_on.queue_s = None
             self._alter(flight.decoding_on)
             flight.decoding_on.decodes -= 1
             flight.decoding_on.decode_context -= flight.context
@@ -265,12 +277,19 @@ class Ledger(Roster):
     def _reserve(self, flight: Flight, replica: Replica, tokens: int) -> None:
         flight.kv[replica.name] = flight.kv.get(replica.name, 0) + tokens
         replica.kv_reserved += tokens
-        self._note((replica.name,))
+        if self._changed is not None:
+            self._changed.add(replica.name)
 
     def _release(self, flight: Flight, replica: Replica) -> None:
         if (held := flight.kv.pop(replica.name, 0)) > 0:
             replica.kv_reserved -= held
-            self._note((replica.name,))
+            if self._changed is not None:
+                self._changed.add(replica.name)
+
+
+def _tightest_s(replica: Replica) -> float:
+    """Of all that decode or will decode there, whoever sent them."""
+    return min(min(replica.paces, default=inf), min(replica.others.paces, default=inf))
 
 
 def _without_own(work: Work, replica: Replica) -> Work:

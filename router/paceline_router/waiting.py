@@ -128,20 +128,26 @@ class _Queue(Generic[T]):
             self.late.append(self.waiting.pop(0))
             self.late_since_s = now
         if self.next is not None and now >= self.turn_until_s and self.waiting:
-            passed, self.next = self.next, self._take(now)
-            insort(self.waiting, passed, key=lambda waiter: waiter.due_s)
+            passed, self.next = self.next, self._take(now, self.next)
+            if passed is not self.next:
+                insort(self.waiting, passed, key=lambda waiter: waiter.due_s)
         elif self.next is None and self.waiting:
             self.next = self._take(now)
         return self.next
 
-    def _take(self, now: float) -> Waiter[T]:
+    def _take(self, now: float, passed: Waiter[T] | None = None) -> Waiter[T]:
+        """The next of those that wait; `passed` has had its turn, which goes on if its tenant has nobody else."""
         crowded = now - self.late_since_s < CROWDED_S
         self.turn_until_s = now + TURN_S if crowded else inf
         tenants = self._tenants()
+        if passed is not None:
+            tenants.add(passed.claim.tenant)
         if len(tenants) == 1:
             return self.waiting.pop(-1 if crowded else 0)
         tenant = self.shares.next_of(tenants)
         mine = [i for i, waiter in enumerate(self.waiting) if waiter.claim.tenant == tenant]
+        if not mine and passed is not None:
+            return passed
         return self.waiting.pop(mine[-1 if crowded else 0])
 
     def give_up_next(self, now: float) -> None:

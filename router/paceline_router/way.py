@@ -168,7 +168,8 @@ class Way:
         return self._follow(then, now)
 
     def end(self, now: float) -> None:
-        """The request has its outcome."""
+        """The request has its outcome; nobody hears of it any more, so that way and listener are no cycle."""
+        self._on_failed = _nobody
         if self.flight is not None:
             self._guide.ledger.end(self.flight, now)
 

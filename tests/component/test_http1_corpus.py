@@ -103,9 +103,17 @@ def test_the_router_relays_no_such_answer(answer: Broken) -> None:
     run(main)
 
 
-def test_an_answer_that_nobody_asked_for_reaches_nobody() -> None:
+@pytest.mark.parametrize(
+    "surplus",
+    [
+        pytest.param(whole(EVIL), id="whole"),
+        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 79\r\n\r\n", id="a head that waits for its body"),
+        pytest.param(b"HTTP/1.1 2", id="half a head"),
+    ],
+)
+def test_an_answer_that_nobody_asked_for_reaches_nobody(surplus: bytes) -> None:
     async def main() -> None:
-        upstream = Upstream(always=Says(whole(ANSWER) + whole(EVIL)))
+        upstream = Upstream(always=Says(whole(ANSWER) + surplus))
         async with routed(upstream) as up:
             for _ in range(5):
                 assert (await up.post("/v1/completions", ASK)).body == ANSWER

@@ -11,11 +11,12 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import pytest
 from engine_peer import Peer
 from paceline_engine.http1 import ClientError, ClientPool, fetch
 from recording_upstream import End, Says, Upstream, routed
-from router_fleet import EXPECTED, ask, listen, run, words
+from router_fleet import EXPECTED, JSON, Listener, ask, listen, run, words
 from router_processes import Asked, Started, counts, engines, router, settle
 from waiting import until
 
@@ -158,7 +159,6 @@ _NONSENSE: list[tuple[str, bytes, End]] = [
     ("closes its half of the connection", b"", End.HALF_CLOSE),
     ("resets the connection", b"", End.RESET),
     ("ends its answer with nothing more", b"0\r\n\r\n", End.KEEP),
-    ("is done too early for its chunks", _DONE, End.CLOSE),
     ("breaks off in an event", _chunk(b'data: {"choi'), End.CLOSE),
     ("ends its answer in an event", _chunk(b'data: {"choi') + b"0\r\n\r\n", End.KEEP),
     ("sends a size that is none", b"zz\r\ndata: x\n\n\r\n", End.KEEP),
@@ -189,5 +189,32 @@ def test_an_engine_that(words_before: int, raw: bytes, end: End) -> None:
                 assert await up.outcomes() == {"completed": 1}
             assert sum(len(upstream.forwarded) for upstream in upstreams) == (1 if words_before else 2)
             assert not any(upstream.strange for upstream in upstreams)
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", [End.CLOSE, End.RESET, End.HALF_CLOSE], ids=lambda end: end.value)
+def test_a_stream_is_complete_once_its_client_was_told_its_end(end: End) -> None:
+    async def main() -> None:
+        upstream = Upstream(always=Says(_STREAM.removesuffix(b"0\r\n\r\n"), end))
+        async with routed(upstream) as up:
+            answer = await up.post("/v1/completions", ask(stream=True))
+            assert (words(answer), answer.body.count(b"[DONE]")) == (EXPECTED, 1)
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+            assert await up.outcomes() == {"completed": 1}
+
+    run(main())
+
+
+def test_a_client_that_leaves_at_the_end_of_its_stream_was_served() -> None:
+    async def main() -> None:
+        upstream = Upstream(always=Says(_STREAM.removesuffix(b"0\r\n\r\n")))  # the engine's last bytes never come
+        async with routed(upstream) as up:
+            seen: list[bytes] = []
+            call = up.pool.request(b"POST", b"/v1/completions", JSON, orjson.dumps(ask(stream=True)), Listener(seen))
+            await until(lambda: b"[DONE]" in b"".join(seen))
+            call.abort()
+            await until(lambda: not up.router.shell.jobs)
+            assert await up.outcomes() == {"completed": 1}
 
     run(main())

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from paceline_engine.tables import load_table
 from paceline_engine.work import Work
 from paceline_router.facts import Facts, Role
-from paceline_router.outlook import foresee, slowed, tightest_s
+from paceline_router.outlook import foresee, slowed
 from paceline_router.pick import POLICIES, Choice, NoEndpoint, Picker
 from paceline_router.replica import Flight, Replica, Size
 from paceline_router.shortlist import HEADS, Shortlist, load
@@ -151,17 +151,23 @@ class Changes(RuleBasedStateMachine):
             assert slowed(replica, size, self.ledger.load, self.ledger.share, self.ledger.own) >= 0.0
 
     @invariant()
+    def the_tightest_pace_is_that_of_all_who_decode_there(self) -> None:
+        for replica in self.ledger.replicas.values():
+            assert replica.tightest_s == min((*replica.paces, *replica.others.paces), default=float("inf"))
+            assert replica.others_paced == sum(replica.others.paces.values())
+
+    @invariant()
     def heads_are_the_least_loaded_of_each_kind(self) -> None:
         for role in Role:
             heads = self.shortlist.heads(role)
             active = self.ledger.ready(role)
-            kinds = {(r.facts.table, tightest_s(r)) for r in active}
+            kinds = {(r.facts.table, r.tightest_s) for r in active}
             assert len(set(heads)) == len(heads)
             assert set(heads) <= set(active)
-            assert {(r.facts.table, tightest_s(r)) for r in heads} == kinds
+            assert {(r.facts.table, r.tightest_s) for r in heads} == kinds
             for kind in kinds:
-                loads = [load(r) for r in active if (r.facts.table, tightest_s(r)) == kind]
-                found = [load(r) for r in heads if (r.facts.table, tightest_s(r)) == kind]
+                loads = [load(r) for r in active if (r.facts.table, r.tightest_s) == kind]
+                found = [load(r) for r in heads if (r.facts.table, r.tightest_s) == kind]
                 assert sorted(found) == sorted(loads)[:HEADS]
 
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from engines import BATCH, INTERACTIVE, make_replica, make_request, make_table
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from paceline_engine.policies import POLICIES
 from paceline_engine.policies.stall_free import HORIZON_TOKENS, StallFree
@@ -114,6 +114,12 @@ def test_aborts_at_any_moment_leave_nothing_behind(
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @given(arrivals=ARRIVALS)
+@example(  # a prompt that finds no room, before three that hold it and could go on
+    [
+        *(Arrival(0.0, 1, 13, False, 0), Arrival(0.0, 1, 22, False, 0), Arrival(0.25, 597, 1, True, 0)),
+        *(Arrival(0.0, 475, 1, True, 0), Arrival(0.0, 475, 1, True, 0), Arrival(0.375, 305, 1, False, 0)),
+    ]
+)
 def test_the_same_seed_gives_the_same_result(policy: str, arrivals: list[Arrival]) -> None:
     machine = MachineSpec(make_table(), noise_ratio=0.05, stall_probability=0.01)
     runs = [drive(make_replica(policy, kv_blocks=100, seed=7, machine=machine), arrivals) for _ in range(2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, takewhile
 from random import Random
 
 import pytest
@@ -99,3 +99,28 @@ def test_one_tenants_burst_takes_less_of_anothers_goodput_where_they_are_told_ap
         return good(small, "chat")
 
     assert of_small(told=True) > of_small(told=False) + 0.05
+
+
+def test_a_burst_leaves_another_tenant_most_of_its_goodput() -> None:
+    """`big` sends a third of what the fleet can serve, and for 15 s twice as much as that; `small` a twelfth always."""
+
+    def jobs(burst: bool) -> Iterator[Job]:
+        rng = Random(5)
+        for job in make_jobs(70.0):
+            bursts = burst and 8.0 <= job.arrival_s < 23.0
+            share = rng.random()
+            if share < 0.035:
+                yield replace(job, class_name="chat", tenant="small")
+            elif bursts or share < 0.18:
+                yield replace(job, class_name="chat", tenant="big")
+
+    def of_small(burst: bool) -> float:
+        rides: list[Ride] = []
+        fleet = Fleet(make_spec(), 1, lambda _: False, rides.append)
+        fleet.run(takewhile(lambda job: job.arrival_s < 23.0, jobs(burst)))
+        during = [r for r in rides if r.job.tenant == "small" and r.job.arrival_s >= 8.0]
+        assert (sum(r.job.tenant == "big" for r in rides) > 1000) is burst
+        return good(during, "chat")
+
+    calm = of_small(burst=False)
+    assert of_small(burst=True) > 0.65 * calm > 0.6

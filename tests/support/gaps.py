@@ -96,8 +96,13 @@ async def measure(
     streams: int = 1,
     seed: int = 0,
     headers: Mapping[str, str] | None = None,
+    longs: int = 1,
+    **extra: Any,
 ) -> Measured:
-    """`rounds` times: streams with these headers settle, a long prompt without them arrives, all end."""
+    """`rounds` times: streams with these headers settle, so many long prompts without them arrive in turn, all end.
+
+    `extra` is in the body of them all.
+    """
     gaps: list[float] = []
     quiet: list[float] = []
     ttft: list[float] = []
@@ -108,20 +113,24 @@ async def measure(
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(
-                    complete(port, s, headers, prompt=prompt(base + i, 64), max_tokens=4000, ignore_eos=True)
+                    complete(port, s, headers, prompt=prompt(base + i, 64), max_tokens=4000, ignore_eos=True, **extra)
                 )
                 for i, s in enumerate(running)
             ]
             for s in running:
                 await s.settled.wait()
-            long = await complete(port, Stream(), prompt=prompt(base + 999, long_tokens), max_tokens=1)
-            await asyncio.sleep(0.2)
+            prompts = []
+            for j in range(longs):
+                ids = prompt(base + 999 - j, long_tokens)
+                prompts.append(await complete(port, Stream(), prompt=ids, max_tokens=1, **extra))
+                await asyncio.sleep(0.2)
             for task in tasks:
                 task.cancel()
-        ttft.append(long.ttft_s)
+        ttft += [long.ttft_s for long in prompts]
         for s in running:
             for a, b in zip(s.times_s[10:], s.times_s[11:], strict=False):
-                (gaps if b >= long.sent_s and a <= long.times_s[0] else quiet).append(b - a)
+                beside = any(b >= long.sent_s and a <= long.times_s[0] for long in prompts)
+                (gaps if beside else quiet).append(b - a)
             tokens += len(s.times_s)
         seconds += max(s.times_s[-1] for s in running) - running[0].sent_s
-    return Measured(tuple(gaps), tuple(quiet), tuple(ttft), (tokens + rounds * long_tokens) / seconds)
+    return Measured(tuple(gaps), tuple(quiet), tuple(ttft), (tokens + rounds * longs * long_tokens) / seconds)

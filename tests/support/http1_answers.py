@@ -29,7 +29,8 @@ def _answer(*fields: bytes, body: bytes = _BODY, line: bytes = b"HTTP/1.1 200 OK
 
 _EVIL = _answer(b"content-length: %d" % len(EVIL), body=EVIL)
 _LENGTHS = [b"+%d" % _SIZE, b"-1", b"0x4f", b"%d, %d" % (_SIZE, _SIZE), b"%d.0" % _SIZE, b"7 9", b"", b"9" * 40]
-_CODINGS = [b"chunked, gzip", b"xchunked", b"identity", b"chunked\x0b"]
+_CODINGS = [b"gzip, chunked", b"chunked, gzip", b"chunked, chunked", b"xchunked", b"identity", b"chunked\x0b"]
+_CODINGS += [b"chunked\r\ntransfer-encoding: chunked", b"gzip\r\ntransfer-encoding: chunked"]
 _CHUNKS: list[tuple[str, bytes]] = [
     ("a negative size", b"-1\r\n" + _BODY + b"\r\n" + _END),
     ("a size with 0x", b"0x%x\r\n%b\r\n" % (_SIZE, _BODY) + _END),

@@ -73,6 +73,12 @@ def _vllm_missing(_: Mapping[str, str]) -> str | None:
     return environment if isinstance(environment, str) else None
 
 
+def _clients_missing(_: Mapping[str, str]) -> str | None:
+    from public_clients import missing
+
+    return missing()
+
+
 MISSING: Mapping[str, Callable[[Mapping[str, str]], str | None]] = {
     "traces": _traces_missing,
     "cluster": _cluster_missing,
@@ -81,6 +87,7 @@ MISSING: Mapping[str, Callable[[Mapping[str, str]], str | None]] = {
     "chromium": _chromium_missing,
     "npm": _npm_missing,
     "vllm": _vllm_missing,
+    "clients": _clients_missing,
 }
 
 

@@ -31,6 +31,7 @@ _ENV = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # compiling the sampler would hold the first request up for half a minute
 }
 SMALL = (
     *("--served-model-name=m", "--dtype=bfloat16", "--enforce-eager", "--max-num-seqs=32"),

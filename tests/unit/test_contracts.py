@@ -43,7 +43,7 @@ PURE = (
         for name in ("request", "admission", "waiting", "pick", "latency", "state", "endpoints")
     ),
     *(f"paceline_router.{name}" for name in ("outlook", "foresight", "shortlist", "prefixes", "prompt_spans")),
-    *(f"paceline_router.{name}" for name in ("roster", "sizing", "way", "fairness")),
+    *(f"paceline_router.{name}" for name in ("roster", "sizing", "way", "fairness", "openapi")),
     *(f"paceline_router.{name}" for name in ("attempts", "autoscale", "miss", "tracker", "stream", "bodies")),
     *(f"paceline_router.{name}" for name in ("quantile", "pod_state", "judged", "facts", "replica", "arriving")),
     *(f"paceline_router.console.{name}" for name in ("tally", "scaling", "view")),

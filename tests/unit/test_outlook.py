@@ -9,7 +9,7 @@ from paceline_engine.tables import load_table
 from paceline_router.arriving import Load
 from paceline_router.facts import Facts, Role
 from paceline_router.foresight import LEAST, LEAST_DRIFT, MOST, MOST_DRIFT, PRIOR, PredictionErrors
-from paceline_router.outlook import chance, foresee, outlook, slowed
+from paceline_router.outlook import chance, foresee, outlook, pacing, slowed
 from paceline_router.replica import Replica, Size
 from paceline_router.state import Ledger
 
@@ -109,7 +109,7 @@ def test_the_more_decodes_hold_a_pace_the_slower_are_prompts() -> None:
     replica = ledger.replicas["m0"]
     times = []
     for _ in range(4):
-        times.append(outlook(replica).now.token_s)
+        times.append(pacing(replica).now.token_s)
         for _ in range(15):
             ledger.first_token(ledger.begin(make_size(tpot_s=0.02), None, "m0", 0.0), 0.0)
     assert times == sorted(times)

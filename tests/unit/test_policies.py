@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 from engines import BATCH, make_replica, make_request, run_steps
-from paceline_engine.request import Request
+from paceline_engine.request import Objective, Request
 from paceline_engine.sim.replica import Replica
 
 
@@ -145,3 +145,18 @@ def test_stall_free_serves_the_prompt_with_the_least_slack_first_and_lost_ones_l
     order = [r.id for r, _ in replica.batch.chunks]
     assert order[0] == "urgent"
     assert "lost" not in order or order[-1] == "lost"
+
+
+def test_a_prompt_that_may_not_begin_yet_keeps_none_of_the_unfinished_from_going_on() -> None:
+    replica, now = make_replica(kv_blocks=4096), 0.0
+    ran: list[list[str]] = []
+    for i, ttft_s in enumerate((30.0, 20.0, 14.0, 9.0, 5.0)):  # each newcomer is the most pressing
+        objective = Objective("interactive", ttft_s, 0.04, 0.12)
+        replica.submit(make_request(f"p{i}", prompt_tokens=3000, arrival_s=now, objective=objective))
+        seconds = replica.begin(now)
+        assert seconds is not None, "four prompts are half done, and nothing runs"
+        assert replica.batch is not None
+        ran.append([r.id for r, _ in replica.batch.chunks])
+        now += seconds
+        replica.finish(now)
+    assert ran == [["p0"], ["p1"], ["p2"], ["p3"], ["p3", "p2", "p1"]]

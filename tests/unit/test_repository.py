@@ -113,7 +113,7 @@ def test_a_missing_requirement_skips_or_fails(environ: dict[str, str], expected:
 
 
 def test_an_unknown_name_in_paceline_require_is_an_error_that_lists_the_known_ones() -> None:
-    known = "chromium, cluster, e2e, npm, prometheus, traces, vllm"
+    known = "chromium, clients, cluster, e2e, npm, prometheus, traces, vllm"
     with pytest.raises(ValueError, match=f"names trace; there are: {known}"):
         required({"PACELINE_REQUIRE": "trace"})
     with pytest.raises(ValueError, match="no requirement 'gpu'"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from paceline_engine.pd import KV_PARAMS, decode_leg, prefill_leg
 from paceline_engine.request import Leg, Objective
 from paceline_engine.sim.api import Refused
-from paceline_engine.vllm.bodies import EXPIRY, PATHS, Admitted, admit, stamped
+from paceline_engine.vllm.bodies import EXPIRY, PATHS, Admitted, admit, is_unicode, stamped
 from paceline_engine.vllm.objectives import read_objective
 from paceline_engine.vllm.rules import InvalidRules, Rules, read_rules
 
@@ -83,6 +83,30 @@ def test_headers_become_what_the_scheduler_reads() -> None:
 
 def test_without_headers_the_bytes_may_stay_as_they_came() -> None:
     assert admitted(make_body()) == Admitted(make_body())
+
+
+@pytest.mark.parametrize(
+    ("raw", "unicode"),
+    [
+        (rb'{"prompt": "plain"}', True),
+        (rb'{"prompt": "\ud83d\ude00"}', True),
+        ('{"prompt": "한"}'.encode(), True),
+        (rb'{"prompt": "\uD800"}', False),
+        (rb'{"a": [{"\ude00": 1}]}', False),
+        (b'{"prompt": "\xed\xa0\x80"}', False),
+    ],
+    ids=["ASCII", "a whole pair", "beyond ASCII", "its first half", "its second half, in a key", "a half in bytes"],
+)
+def test_half_a_surrogate_pair_is_no_text(raw: bytes, unicode: bool) -> None:
+    assert is_unicode(raw, json.loads(raw)) is unicode
+
+
+@pytest.mark.parametrize("value", [0, 0.5, True, "", "x", [], [{"regex": "a"}]])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_structure_that_is_no_object_is_refused_before_vllm_stumbles_over_it(value: object, trusted: bool) -> None:
+    answer = admitted(make_body(structured_outputs=value), trusted=trusted)
+    assert isinstance(answer, Refused)
+    assert (answer.status, answer.param) == (400, "structured_outputs")
 
 
 @pytest.mark.parametrize("name", ["x-slo-ttft-remaining-ms", "x-slo-tpot-ms", "x-slo-max-stall-ms"])

@@ -203,7 +203,7 @@ def test_a_wrong_environment_ends_the_program_before_vllm_starts(
         main([])
 
 
-def test_a_plan_that_spares_decodes_is_not_repeated() -> None:
+def test_a_plan_is_not_repeated_where_micro_batches_take_turns() -> None:
     for stages, repeats in ((1, True), (2, False)):
         pacer = make_pacer(stages=stages)
         for id_ in "abcd":

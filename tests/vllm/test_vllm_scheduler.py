@@ -75,6 +75,26 @@ def test_a_batch_class_sits_out_steps_that_hold_a_prompt(seen: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_two_batches_in_a_pipeline_share_the_decodes_and_the_slack(seen: dict[str, Any], mode: str) -> None:
+    run = seen[f"pipeline {mode}"]
+    assert run["decodes"] == 2, "half of four in each batch"
+    assert run["pace_s"] <= 0.060, "they take turns"
+    assert run["gap_s"] <= 0.060
+    assert run["ttft_s"] <= 2 * seen["stock sync"]["ttft_s"]
+    assert (run["tokens"], run["left_blocks"], run["unplaced"]) == ([400] * 4, 0, 0)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("on", 4), ("off", 1)])
+def test_guessed_tokens_are_computed_beside_a_prompt_and_break_no_limit(
+    seen: dict[str, Any], kind: str, most: int
+) -> None:
+    run = seen[f"speculation {kind}"]
+    assert run["most_of_one"] == most
+    assert run["gap_s"] <= 0.060
+    assert (run["tokens"], run["left_blocks"], run["unplaced"]) == ([400] * 4, 0, 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", range(6))
 def test_arrivals_aborts_and_preemptions_lose_nobody(seen: dict[str, Any], seed: int, mode: str) -> None:
     run = seen[f"chaos {seed} {mode}"]

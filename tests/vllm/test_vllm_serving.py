@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ TOKEN = "service-token"
 BEARER = {"x-paceline-token": TOKEN}
 JSON = {"content-type": "application/json"}
 LIMIT_MS, LONG_TOKENS, ROUNDS = 30.0, 4000, 4
+DATE, WORDS = "[0-9]{4}-[01][0-9]-[0-3][0-9]", ["alpha", "omega"]
+STRUCTURES = ({"regex": DATE}, {"choice": WORDS})
 PROMPTS = tuple(prompt(seed, tokens) for seed, tokens in enumerate((3, 40, 129, 700, 2500)))
 
 
@@ -31,6 +34,7 @@ class Seen:
     """What one engine answered."""
 
     answers: list[str] = field(default_factory=list)
+    structured: list[str] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     after_abort: str = ""
@@ -41,6 +45,18 @@ def ask(port: int, tokens: list[int], headers: Mapping[str, str], output: int = 
     answer = asyncio.run(complete(port, Stream(), headers, prompt=tokens, max_tokens=output, ignore_eos=True))
     assert answer.status == 200
     return answer.text
+
+
+async def structured(port: int, headers: Mapping[str, str]) -> list[str]:
+    """Answers of given forms, while a long prompt is computed beside them."""
+    long = asyncio.create_task(complete(port, Stream(), prompt=prompt(77, LONG_TOKENS), max_tokens=1))
+    asked = (
+        complete(port, Stream(), headers, prompt=PROMPTS[1], max_tokens=16, structured_outputs=form)
+        for form in STRUCTURES
+    )
+    answers = await asyncio.gather(*asked)
+    await long
+    return [answer.text for answer in answers]
 
 
 def status(port: int, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> int:
@@ -80,7 +96,8 @@ def scrape(port: int) -> dict[str, float]:
 def first_requests(port: int, headers: Mapping[str, str]) -> Seen:
     for tokens in (16, 64, 256, 1000, LONG_TOKENS):  # what the machine is like
         ask(port, prompt(tokens, tokens), {}, 8)
-    return Seen([ask(port, tokens, headers) for tokens in PROMPTS])
+    answers = [ask(port, tokens, headers) for tokens in PROMPTS]
+    return Seen(answers, asyncio.run(structured(port, headers)))
 
 
 def last_requests(port: int, headers: Mapping[str, str], seen: Seen) -> None:
@@ -165,6 +182,13 @@ def stock(both: tuple[Seen, Seen]) -> Seen:
 def test_greedy_answers_are_those_of_vllms_own_scheduler(ours: Seen, stock: Seen) -> None:
     assert ours.answers == stock.answers
     assert len(set(ours.answers)) == len(PROMPTS)
+
+
+def test_answers_of_a_given_form_have_it_and_are_those_of_vllms_own_scheduler(ours: Seen, stock: Seen) -> None:
+    date, word = ours.structured
+    assert re.fullmatch(DATE, date)
+    assert word in WORDS
+    assert ours.structured == stock.structured
 
 
 @pytest.mark.parametrize("streams", [1, 4])

@@ -21,6 +21,7 @@ from .wire import BODILESS, Header, find_header
 _log = logging.getLogger(__name__)
 
 _MAX_HEAD_BYTES = 64 * 1024
+_HEAD_TOO_LARGE = f"the answer's head is larger than {_MAX_HEAD_BYTES} bytes"
 _JOIN_BYTES = 64 * 1024  # bodies above this are not copied to be joined with their head
 
 
@@ -151,14 +152,14 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             error = "the server switched protocols unasked"
         except httptools.HttpParserCallbackError as failure:
-            if not isinstance(failure.__context__, _HeadTooLargeError):
+            if not isinstance(failure.__context__, _UnreadableError):
                 raise
-            error = f"the answer's head is larger than {_MAX_HEAD_BYTES} bytes"
+            error = str(failure.__context__)
         except httptools.HttpParserError as failure:
             self._surplus = self._complete
             error = None if self._complete else f"malformed HTTP: {failure}"
         if error is None and self._quiet_bytes > _MAX_HEAD_BYTES:
-            error = f"the answer's head is larger than {_MAX_HEAD_BYTES} bytes"
+            error = _HEAD_TOO_LARGE
         self._deliver(error)
 
     # --- parser callbacks
@@ -174,7 +175,7 @@ class ClientConnection(asyncio.Protocol):
         self._quiet_bytes = 0
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > _MAX_HEAD_BYTES:
-            raise _HeadTooLargeError
+            raise _UnreadableError(_HEAD_TOO_LARGE)
         if not self._head_at_parser:  # else a trailer: dropped
             self._headers.append((name.lower(), value.strip(b" \t")))
 
@@ -186,11 +187,14 @@ class ClientConnection(asyncio.Protocol):
         self._interim = status < 200
         if self._interim:
             return
+        headers = self._headers
+        codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+        if codings and codings != [b"chunked"]:
+            raise _UnreadableError("the only transfer coding that is understood is chunked")
         self._status = status
         self._head_ready = self._head_at_parser = True
-        headers = self._headers
         delimited = status in BODILESS or find_header(headers, b"content-length") is not None
-        self._until_close = not delimited and find_header(headers, b"transfer-encoding") is None
+        self._until_close = not delimited and not codings
         self._keep = self._parser.should_keep_alive()
         if self._call is not None and self._call.head_only:
             self._complete = True
@@ -277,5 +281,5 @@ class ClientConnection(asyncio.Protocol):
             call.fail(ErrorKind.SENT, why)
 
 
-class _HeadTooLargeError(Exception):
+class _UnreadableError(Exception):
     """Carries the refusal of a head out of a parser callback."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from .wire import BODILESS, Header, answer_head, find_header
+from .wire import BODILESS, Header, answer_head
 
 _JOIN_BYTES = 64 * 1024  # pieces above this are not copied to be joined with their frame
 
@@ -35,6 +35,7 @@ class Exchange:
 
     __slots__ = (
         "_blocked",
+        "_by_name",
         "_chunked",
         "_head",
         "_http10",
@@ -71,6 +72,7 @@ class Exchange:
         self.path = path
         self.query = query
         self.headers = headers
+        self._by_name: dict[bytes, bytes] | None = None
         self.body = body
         self.received_at = received_at
         self._http10 = http10
@@ -87,7 +89,9 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first header `name` (lower case)."""
-        return find_header(self.headers, name)
+        if self._by_name is None:
+            self._by_name = dict(reversed(self.headers))
+        return self._by_name.get(name)
 
     def respond(
         self,

@@ -1,7 +1,8 @@
 """Bytes of one connection → whole requests, or the one refusal after which nothing more is parsed; without I/O.
 
-Invariants: the requests and the refusal are the same however the bytes are cut; a request whose length two parsers
-could read differently is refused; what is held is bounded by the limits and one read.
+Invariants: the requests and the refusal are the same however the bytes are cut, but for bytes that mean nothing (chunk
+extensions, leading zeros): beyond a limit they are refused, unless one read brings them all; a request whose length two
+parsers could read differently is refused; what is held is bounded by the limits and one read.
 """
 
 from __future__ import annotations

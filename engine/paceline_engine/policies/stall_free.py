@@ -179,23 +179,25 @@ class StallFree(Latest):
         load = owed.load
         savable, lost, limit = self._queues(view, owed, start_s)
         chosen: list[Request] = []
-        shut, kept_out = False, False  # what gives way to others and cannot join must not keep them out
+        # What cannot join keeps out what comes later, but for those who have joined, and for whom it gives way to.
+        shut, closed, kept_out = False, False, False
         kv_left = view.kv.available - view.kv.blocks_for(owed.growth_tokens)
         for r, is_lost in self._turns(savable, lost):
             fresh = not r.blocks
             if fresh and (view.running or chosen):
                 gives_way = is_lost or r.objective.tpot_s > owed.tightest_tpot_s
-                if (gives_way and shut) or not self._admits(view, owed, r, len(chosen), kv_left, is_lost=is_lost):
-                    if not gives_way:
-                        break
-                    shut = True
+                barred = closed or (gives_way and shut)
+                if barred or not self._admits(view, owed, r, len(chosen), kv_left, is_lost=is_lost):
+                    shut, closed = True, closed or not gives_way
                     continue
             due_s = inf if is_lost else max(r.ttft_deadline_s - self.transfer_s - self.delay_s - start_s, 0.0)
             chunk = self._chunk(load, r, limit, due_s, view)
             if chunk <= 0 and not chosen:
                 chunk, kept_out = self._overdue(load, r, start_s, view), True
-            if chunk <= 0 or (chunk < r.left_tokens and fresh and len(view.partials) >= MAX_PARTIALS):
+            if chunk <= 0:
                 break
+            if chunk < r.left_tokens and fresh and len(view.partials) >= MAX_PARTIALS:
+                continue  # those that hold KV must go on, or nobody ever makes room for it
             if chosen and due_s < limit and load.seconds(self.model, chunk, r.computed_tokens) > due_s:
                 break
             chosen.append(r)

@@ -9,6 +9,7 @@ and KV is fetched only while its lease is safely running. Times are Unix time, s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +33,8 @@ from paceline_engine.vllm.rules import Rules
 
 PATHS = ("/v1/completions", "/v1/chat/completions")  # where the router sends legs
 EXPIRY = "remote_blocks_expiry_time"
-_XARGS, _BLOCKS = "vllm_xargs", "remote_block_ids"
+_XARGS, _BLOCKS, _STRUCTURE = "vllm_xargs", "remote_block_ids", "structured_outputs"
+_NO_STRUCTURE = Refused(f"{_STRUCTURE} must be an object", _STRUCTURE)  # vLLM would answer 500
 _TRANSFERS = frozenset({KV_PARAMS, "ec_transfer_params"})  # the other one: encoder outputs, which Paceline never moves
 _EXTRA = _TRANSFERS | {CLASS, TTFT_MS, TPOT_MS, MAX_STALL_MS}
 _CARRIED = {headers.TTFT_REMAINING_MS: TTFT_MS, headers.TPOT_MS: TPOT_MS, headers.MAX_STALL_MS: MAX_STALL_MS}
@@ -60,6 +62,8 @@ def admit(path: str, body: object, header: Header, rules: Rules, *, trusted: boo
     """What becomes of a decoded JSON body; `header` gives a request header's value by its lower-case name."""
     if not isinstance(body, dict):
         return Admitted(body)
+    if not isinstance(body.get(_STRUCTURE), dict | None):
+        return _NO_STRUCTURE
     kept, dropped = _without_ours(body)
     if not trusted or path not in PATHS:
         return Admitted(kept, changed=bool(dropped), dropped=dropped)
@@ -73,6 +77,17 @@ def admit(path: str, body: object, header: Header, rules: Rules, *, trusted: boo
     if isinstance(admitted, Refused):
         return admitted
     return replace(admitted, changed=bool(extra or dropped) or KV_PARAMS in body, dropped=dropped + admitted.dropped)
+
+
+def is_unicode(raw: bytes, body: object) -> bool:
+    """False where a text in the body that `raw` says holds half a surrogate pair, which vLLM cannot pass on: a 500."""
+    if raw.isascii() and b"\\ud" not in raw.lower():
+        return True
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stamped(answer: object, lease_s: float, now: float) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from paceline_engine.request import Leg
 from paceline_engine.sim.api import Refused
 from paceline_engine.sim.metrics import LegResult
-from paceline_engine.vllm.bodies import Admitted, admit, stamped
+from paceline_engine.vllm.bodies import Admitted, admit, is_unicode, stamped
 from paceline_engine.vllm.life import Life, Phase
 from paceline_engine.vllm.passage import (
     RETRY_AFTER,
@@ -45,6 +45,7 @@ _READS = ("GET", "HEAD", "OPTIONS")
 _HEALTH_TIMEOUT_S = 2.0
 _FORBIDDEN = Refused(f"{headers.TOKEN} is missing or wrong", status=403, code="forbidden")
 _DEEP = Refused("the body is nested too deeply")
+_TORN = Refused("the body holds half a surrogate pair, which is no text")
 _XARGS = b"xargs"  # vLLM takes vllm_xargs from forms too, in which they are not looked for
 _IN_A_FORM = Refused("vllm_xargs go into a JSON body only", "vllm_xargs")
 
@@ -155,6 +156,8 @@ class Border:
             body: object = json.loads(raw)
         except ValueError:
             return _IN_A_FORM if _XARGS in raw else (raw, Leg.WHOLE)
+        if not is_unicode(raw, body):
+            return _TORN
         now = self._now()
         admitted = admit(given.scope["path"], body, given.header, self.rules, trusted=trusted, now=now)
         if isinstance(admitted, Refused):

@@ -171,7 +171,7 @@ class Pacer:
         view, start_s = self.view, self.start_s(now)
         spared = self._spare()
         step = self._probed(self.policy.plan(view, start_s), now)
-        self.repeat = 0 if spared else step.repeat - 1
+        self.repeat = 0 if self.stages > 1 else step.repeat - 1  # batches take turns
         chosen = [*step.decodes, *(r for r in step.prefills if r.blocks)]
         sit_out: list[Any] = []
         if len(chosen) < len(view.decodes) + len(view.partials):

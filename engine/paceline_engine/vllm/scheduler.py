@@ -57,6 +57,7 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         self._clock = time.monotonic
         self._most_tokens = self._budget_tokens = self.max_num_scheduled_tokens
         self._stuck = False
+        self._aloft: list[Request] = []  # decodes in another micro-batch, which must not join this one too
         self._default = settings.default
         limits = Limits(self.max_num_active_reqs, self._most_tokens, machine.tile_tokens())
         model, lengths = machine.step_times(settings, self.vllm_config), OutputLengths()
@@ -106,6 +107,7 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         else:
             free = self._gather(since_s)
             plan = self._pacer.plan(since_s)
+            plan.sit_out.extend(self._aloft)
             left_out = bool(plan.sit_out) or len(plan.admit) < len(self._pacer.view.waiting)
             with self._arranged(plan, free):
                 output = super().schedule(*args, **kwargs)
@@ -172,6 +174,7 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         view, start_s = pacer.view, pacer.start_s(now)
         pacer.kv.free = self.kv_cache_manager.block_pool.get_num_free_blocks()
         view.decodes, view.partials, view.waiting, view.flying = [], [], [], 0
+        self._aloft = []
         for request in self.running:
             self._place(pacer.tracked[request.request_id], request, start_s)
         for request in self.kv_holding_waiting:  # vLLM serves these first, and must: their KV is there
@@ -198,6 +201,10 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         emitted = request.num_output_tokens + placeholders
         left = request.num_prompt_tokens + emitted - computed
         ends = placeholders and computed + 2 - placeholders >= request.num_prompt_tokens + request.max_tokens
+        if placeholders and self._pacer.stages > 1 and not self.use_v2_model_runner:  # vLLM spaces them itself there
+            self._aloft.append(request)
+            view.flying += 1
+            return
         if left <= 0 or ends or self.current_step + 1 < request.next_decode_eligible_step:
             view.flying += 1
             return

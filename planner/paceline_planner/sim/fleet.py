@@ -27,7 +27,7 @@ from paceline_router.way import Send
 
 from paceline_planner.sim.handover import Handovers
 from paceline_planner.sim.rides import ENGINE_LEGS, EngineSpec, FleetSpec, Job, Ride
-from paceline_planner.sim.routing import Held, Route, Router, facts
+from paceline_planner.sim.routing import Held, Route, Router, RouterMaker, facts, production
 from paceline_planner.sim.timeline import Timeline
 
 __all__ = ["EngineSpec", "Fleet", "FleetSpec", "Job", "Ride"]
@@ -48,22 +48,14 @@ class Fleet:
         ended: Callable[[Ride], bool],
         arrived: Callable[[Ride], None] | None = None,
         first_token: Callable[[Ride], None] | None = None,
+        *,
+        make_router: RouterMaker = production,
     ) -> None:
         self._rng = rng = Random(seed)
         self.spec = spec
         self.timeline = Timeline()
         self.engines: dict[str, Engine] = {e.name: build(e.spec, Random(rng.random())) for e in spec.engines}
-        self.routers = [
-            Router(
-                spec.router_policy,
-                Random(rng.random()),
-                spec.classes,
-                recompute=spec.recompute,
-                local_prefill=spec.local_prefill,
-                waiting=spec.waiting,
-            )
-            for _ in range(spec.routers)
-        ]
+        self.routers = [make_router(spec, Random(rng.random()), self.engines) for _ in range(spec.routers)]
         self.arrivals = 0
         self.outcomes = dict.fromkeys(Outcome, 0)
         self.faults: Counter[Fault] = Counter()  # legs that failed

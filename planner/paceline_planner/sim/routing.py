@@ -6,7 +6,7 @@ ride has a way from its arrival on. Times are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from paceline_router.state import Ledger
 from paceline_router.waiting import Fate, Rule, WaitingRoom
 from paceline_router.way import Guide, Next, Send, Way
 
-from paceline_planner.sim.rides import EngineSpec, Job, Ride
+from paceline_planner.sim.rides import EngineSpec, FleetSpec, Job, Ride
 
 if TYPE_CHECKING:
     from random import Random
@@ -41,24 +41,22 @@ Route = Send | Outcome | Held
 
 
 class Router:
-    """`recompute` is kvTransfer.onFailure; `waiting` the rules of its waiting room, None without one."""
+    """`waiting` are the rules of its waiting room, None without one."""
 
     def __init__(
         self,
-        policy: str,
-        rng: Random,
+        picker: Picker,
         classes: Mapping[str, SLOClass],
         *,
         recompute: bool,
-        local_prefill: bool = False,
         waiting: Mapping[str, Rule] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        self.ledger = Ledger()
+        self.ledger = ledger or Ledger()
         self.lengths = OutputLengths()
         self.room: WaitingRoom[Ride] | None = None if waiting is None else WaitingRoom(waiting)
-        picker = Picker(policy, rng, recompute=recompute, local_prefill=local_prefill)
         self._guide = Guide(self.ledger, picker, recompute)
-        self._classes = classes
+        self.classes = classes
         self._blocks_a_span = 1
 
     def join(self, engine: EngineSpec, known: Facts) -> None:
@@ -78,7 +76,7 @@ class Router:
 
     def arrive(self, ride: Ride, now: float) -> Route:
         """A new ride: it starts, or enters the waiting room."""
-        ride.way = way = Way(self._guide, self._size(ride.job))
+        ride.way = way = Way(self._guide, self.size(ride.job))
         if self.room is None:
             return _route(way.start(now))
         self.room.enter(ride, way.claim(ride.job.class_name, ride.job.tenant))
@@ -117,11 +115,28 @@ class Router:
         if ride.way is not None:
             ride.way.end(now)
 
-    def _size(self, job: Job) -> Size:
+    def size(self, job: Job) -> Size:
         """What is known of it on arrival; its true length only bounds what is expected of it, as max_tokens does."""
-        spans = job.block_hashes[self._blocks_a_span - 1 :: self._blocks_a_span]
-        slo = self._classes[job.class_name]
-        return expected_size(slo, self.lengths, job.arrival_s, job.prompt_tokens, job.output_tokens, spans)
+        slo = self.classes[job.class_name]
+        return expected_size(
+            slo, self.lengths, job.arrival_s, job.prompt_tokens, job.output_tokens, self.spans(job.block_hashes)
+        )
+
+    def spans(self, block_hashes: tuple[int, ...]) -> tuple[int, ...]:
+        """One hash for each full span of a prompt."""
+        return block_hashes[self._blocks_a_span - 1 :: self._blocks_a_span]
+
+
+RouterMaker = Callable[[FleetSpec, "Random", Mapping[str, Engine]], Router]
+
+
+def production(spec: FleetSpec, rng: Random, engines: Mapping[str, Engine]) -> Router:
+    """A router that knows of `engines` what it scrapes."""
+    return Router(picker_of(spec, rng), spec.classes, recompute=spec.recompute, waiting=spec.waiting)
+
+
+def picker_of(spec: FleetSpec, rng: Random) -> Picker:
+    return Picker(spec.router_policy, rng, recompute=spec.recompute, local_prefill=spec.local_prefill)
 
 
 def facts(engine: Engine, now: float) -> Facts:

@@ -8,16 +8,17 @@ every lower rate tried, meets each class's target. Deterministic from its seeds.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from paceline_api.slo import SLOClass, judge
 
-from paceline_planner.aggregate import Record
+from paceline_planner.aggregate import Record, quartiles_percent
 from paceline_planner.report import Run, RunTally
 from paceline_planner.sim.fleet import Fleet, FleetSpec, Job, Ride
+from paceline_planner.sim.routing import RouterMaker, production
 from paceline_planner.validity import Lateness
 
 LOOK_EVERY = 256  # ended requests between two looks at whether the window is long enough
@@ -37,12 +38,13 @@ class SteadyRule:
 
 @dataclass(frozen=True, slots=True)
 class SteadyRun:
-    """`void` is empty for a run that counts."""
+    """`void` is empty for a run that counts. `quartiles`: each class's attainment in percent, by prompt length."""
 
     seed: int
     rate_rps: float
     run: Run
     void: str
+    quartiles: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def attainment_percent(self) -> float:
@@ -112,11 +114,16 @@ class _Window:
 
 
 def steady_run(
-    spec: FleetSpec, jobs: Iterator[Job], rate_rps: float, seed: int, rule: SteadyRule = SteadyRule()
+    spec: FleetSpec,
+    jobs: Iterator[Job],
+    rate_rps: float,
+    seed: int,
+    rule: SteadyRule = SteadyRule(),
+    make_router: RouterMaker = production,
 ) -> SteadyRun:
     """One steady run of `jobs`, which never end, at their mean rate."""
     window = _Window(rule, dict(spec.classes))
-    fleet = Fleet(spec, seed, window.ended, window.rides.append)
+    fleet = Fleet(spec, seed, window.ended, window.rides.append, make_router=make_router)
     fleet.run(jobs)
     fleet.check()
     tally = RunTally(spec.classes)
@@ -124,7 +131,8 @@ def steady_run(
         tally.add(Record(ride.job.class_name, ride.course), fleet.now)
     duration_s = window.end_s - window.begin_s
     run = tally.run(rate_rps, duration_s, gpus=spec.gpus, lateness=Lateness(virtual=True), simulated=True)
-    return SteadyRun(seed, rate_rps, run, window.void)
+    quartiles = {name: quartiles_percent(t.prompt_tokens, t.good) for name, t in tally.classes.items()}
+    return SteadyRun(seed, rate_rps, run, window.void, quartiles)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,21 +18,31 @@ SHORT_LIMIT_S, LONG_LIMIT_S = 0.05, 10.0  # a limit counts as no shorter and no 
 NO_ROOM = 1.0  # misses: the request waits for KV
 ROOM_TOKENS = 10_000  # that are missing weigh as much again
 NOBODY: Mapping[str, float] = {}
+UNSEEN = Foreseen(0.0, 0.0, 0.0)
 
 
 def least_misses(replicas: Sequence[Replica], ask: Ask) -> Replica:
-    best, least = replicas[0], inf
-    after = _decoders(ask)
-    limit_s = min(max(ask.size.due_s - ask.now, SHORT_LIMIT_S), LONG_LIMIT_S)
+    return least_of(replicas, ask)[0]
+
+
+def least_of(replicas: Sequence[Replica], ask: Ask) -> tuple[Replica, Foreseen]:
+    """The replica, and what is foreseen of the request if its prompt is computed there; nothing if it is not asked."""
+    now, computes = ask.now, ask.computes
+    after = _decoders(ask) if ask.decoders else NOBODY
+    limit_s = min(max(ask.size.due_s - now, SHORT_LIMIT_S), LONG_LIMIT_S)
+    best, least, of_best, seen = replicas[0], inf, UNSEEN, UNSEEN
     for replica in replicas:
         cost = _second_leg(replica, ask, after)
-        if cost < least and ask.computes:
+        if cost >= least:
+            continue
+        if computes:
             seen = foreseen(replica, ask, cost)
-            sent_s = replica.recent.at(ask.now) * token_s(replica)
+            sent_s = replica.recent.at(now) * token_s(replica)
             cost = seen.misses + (WAITING * seen.ttft_s + RECENT * sent_s) / limit_s
-        if cost < least:
-            best, least = replica, cost
-    return best
+            if cost >= least:
+                continue
+        best, least, of_best = replica, cost, seen
+    return best, of_best
 
 
 def weigh(first: Replica, ask: Ask) -> Foreseen:

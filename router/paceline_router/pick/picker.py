@@ -17,7 +17,7 @@ from paceline_router.facts import Role
 from paceline_router.latency import tpot_s
 from paceline_router.outlook import Foreseen
 from paceline_router.pick.choice import NOTHING, Ask, Choice, NoEndpoint
-from paceline_router.pick.least_misses import foreseen, weigh
+from paceline_router.pick.least_misses import weigh
 from paceline_router.pick.least_predicted import predicted_s, predicted_tpot_s
 from paceline_router.pick.policies import FORESEEING, POLICIES, PREFIX_READING
 from paceline_router.replica import Replica, Size
@@ -44,8 +44,8 @@ class Picker:
         self._rng = rng
         self._recompute = recompute
         self.reads_prefixes = policy in PREFIX_READING
-        self._foresees = policy in FORESEEING
-        self._local_prefill = local_prefill and recompute and self._foresees
+        self._foresee = FORESEEING.get(policy)
+        self._local_prefill = local_prefill and recompute and self._foresee is not None
         self._first_turn = 0
         self._decode_turn = 0
         self._shortlist: Shortlist | None = None
@@ -76,7 +76,7 @@ class Picker:
         handover_s = {revision: tpot_s(decoder, size.prompt_tokens) for revision, decoder in decoders.items()}
         ask = self._asked(ledger, size, now, self._first_turn, handover_s, decoders, cached)
         self._first_turn += 1
-        return self._choice(self._policy(firsts, ask), ask)
+        return self._choice(firsts, ask)
 
     def weigh(self, ledger: Ledger, size: Size, now: float, choice: Choice) -> Foreseen:
         """What a choice just made is expected to come to, whatever policy made it."""
@@ -127,7 +127,7 @@ class Picker:
             return NoEndpoint("no decode or mixed replica is ready")
         ask = self._asked(ledger, size, now, self._decode_turn, {}, {}, cached)
         self._decode_turn += 1
-        return self._choice(self._policy(replicas, ask), ask)
+        return self._choice(replicas, ask)
 
     def _offered(
         self,
@@ -141,7 +141,7 @@ class Picker:
 
         All but those to avoid where they are few, or where none of the least loaded is left.
         """
-        if len(replicas) <= FEW or not self._foresees:
+        if len(replicas) <= FEW or self._foresee is None:
             return _without(replicas, avoid)
         return _without(self._heads(ledger, replicas, revision, cached), avoid) or _without(replicas, avoid)
 
@@ -187,8 +187,13 @@ class Picker:
             cached,
         )
 
-    def _choice(self, first: Replica, ask: Ask) -> Choice:
-        ttft_s = foreseen(first, ask).ttft_s if self._foresees else predicted_s(first, ask)
+    def _choice(self, firsts: Sequence[Replica], ask: Ask) -> Choice:
+        if self._foresee is not None:
+            first, seen = self._foresee(firsts, ask)
+            ttft_s = seen.ttft_s
+        else:
+            first = self._policy(firsts, ask)
+            ttft_s = predicted_s(first, ask)
         if first.role is not Role.PREFILL:
             return Choice(None, first.name, ttft_s, predicted_tpot_s(first, ask))
         decoder = ask.decoders[first.revision]
