@@ -8,7 +8,7 @@ so that nothing is written while nothing changes. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import Any
 
 from paceline_operator.kinds import Json
@@ -72,5 +72,5 @@ def _quantity(value: Any) -> Decimal | None:
     number = text.rstrip("mkMGTPEKi")
     try:
         return Decimal(number) * _SUFFIXES[text[len(number) :]]
-    except (InvalidOperation, KeyError):
+    except (DecimalException, KeyError):  # a hash may read as a number with an exponent
         return None

@@ -37,6 +37,7 @@ def test_no_difference(live: Any, wanted: Any) -> None:
         pytest.param({"n": 0}, {"n": 1}, id="a size"),
         pytest.param({"a": "x"}, {"a": {"b": 1}}, id="another type"),
         pytest.param({"a": True}, {"a": "1"}, id="a boolean is no quantity"),
+        pytest.param({"a": "12e3456789"}, {"a": "12e3456780"}, id="hashes that read as huge numbers"),
     ],
 )
 def test_a_difference(live: Any, wanted: Any) -> None:
