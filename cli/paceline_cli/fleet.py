@@ -1,7 +1,7 @@
 """Runs a laid-out fleet: starts router and engines, waits until all are ready, watches attainment, drains.
 
-The order is the point: engines and router start together, the URL is told when every replica is ready, and a stop
-drains the router first, so that what it has accepted still finds its engines. SIGINT, SIGTERM and SIGHUP stop; a second
+The order is the point: engines and router start together, the URL is told when every replica is ready and the router
+knows it, and a stop drains the router first, so that what it has accepted still finds its engines. SIGINT, SIGTERM and SIGHUP stop; a second
 one forces. Raises ChildDied or NotReady; whatever happens, the group's end is the end of every process.
 """
 
@@ -104,21 +104,30 @@ class Fleet:
         while True:
             for child, urls in self._urls.items():
                 for url in urls:
-                    # the router is not ready before an engine of each role is
+                    # the router is ready as soon as an engine can serve
                     ready[url] = ready[url] or await _is_ready(client, url)
                 child.was_ready = all(ready[url] for url in urls)
             counts = {c.command.name: (sum(ready[u] for u in urls), len(urls)) for c, urls in self._urls.items()}
             self._display.starting(counts)
-            if all(ready.values()):
+            if all(ready.values()) and await self._router_knows(client):
                 return True
             if await self._stopped_within(PROBE_EVERY_S):
                 return False
             if time.monotonic() > deadline_s:
                 late = ", ".join(f"{name} {some} of {of}" for name, (some, of) in counts.items() if some < of)
+                late = late or "the router, which does not find every engine ready"
                 raise NotReady(
                     f"not ready within {self._layout.startup_timeout_s:g} s: {late}; "
                     "raise engine.startupTimeoutSeconds, or read what they print with --log FILE"
                 )
+
+    async def _router_knows(self, client: httpx.AsyncClient) -> bool:
+        """Whether it gives requests to every engine: it asks them itself, and until then others do their work."""
+        with suppress(httpx.HTTPError):
+            answer = await client.get(f"{self._layout.url}/metrics")
+            seen = read_metrics(answer.text, time.monotonic()).ready_replicas
+            return seen >= sum(len(self._urls[engine]) for engine in self._engines)
+        return False
 
     def _tell_ready(self) -> None:
         layout = self._layout

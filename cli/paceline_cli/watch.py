@@ -19,6 +19,7 @@ READ = (
     "paceline_slo_limit_seconds",
     "paceline_slo_target_ratio",
     "paceline_requests_in_flight",
+    "paceline_ready_replicas",
 )
 
 
@@ -60,6 +61,7 @@ class Snapshot:
     counts: Mapping[str, Counts]
     objectives: Mapping[str, Objective]
     in_flight: int
+    ready_replicas: int = 0  # that the router gives requests to
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def read_metrics(text: str, at_s: float) -> Snapshot:
     decided: dict[str, dict[str, int]] = {}
     limits: dict[str, dict[str, float]] = {}
     targets: dict[str, float] = {}
-    in_flight = 0
+    in_flight = ready_replicas = 0
     for family in text_string_to_metric_families(wanted):
         for sample in family.samples:
             name = sample.labels.get("slo_class", "")
@@ -94,12 +96,14 @@ def read_metrics(text: str, at_s: float) -> Snapshot:
                     targets[name] = sample.value
                 case "paceline_requests_in_flight":
                     in_flight += int(sample.value)
+                case "paceline_ready_replicas":
+                    ready_replicas += int(sample.value)
     counts = {
         name: Counts(arrivals.get(name, 0), decided.get(name, {}).get("good", 0), sum(decided.get(name, {}).values()))
         for name in targets
     }
     objectives = {name: Objective(limits[name]["ttft"], limits[name]["tpot"], targets[name]) for name in targets}
-    return Snapshot(at_s, counts, objectives, in_flight)
+    return Snapshot(at_s, counts, objectives, in_flight, ready_replicas)
 
 
 @dataclass(slots=True)

@@ -10,11 +10,13 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
 from paceline_cli.processes import Child, ChildDied, Command, Ended, Group
+from paceline_cli.watch import read_metrics
 from up_run import PATIENCE_S, up, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,6 +55,8 @@ def complete(client: OpenAI, tokens: int) -> int:
 def test_a_fleet_serves_survives_a_crash_and_drains(tmp_path: Path) -> None:
     with up(tmp_path, EXAMPLES / "chat.yaml", "--time-scale", "4", "--log", str(tmp_path / "log")) as run:
         with run.wait_ready() as client:
+            with urllib.request.urlopen(f"{run.url_file.read_text().strip()}/metrics", timeout=10) as page:
+                assert read_metrics(page.read().decode(), 0.0).ready_replicas == 3, "no prompt is computed elsewhere"
             message = {"role": "user", "content": "Say hello"}
             answer = client.chat.completions.create(model="llama-3.1-8b", messages=[message], max_tokens=8)  # type: ignore[list-item]  # a dict is one
             assert answer.usage is not None

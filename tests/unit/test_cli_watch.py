@@ -23,6 +23,8 @@ paceline_slo_limit_seconds{llmservice="chat",objective="tpot",slo_class="interac
 paceline_slo_target_ratio{llmservice="chat",slo_class="interactive"} 0.95
 paceline_requests_in_flight{llmservice="chat",role="prefill"} 1.0
 paceline_requests_in_flight{llmservice="chat",role="decode"} 2.0
+paceline_ready_replicas{llmservice="chat",role="prefill"} 2.0
+paceline_ready_replicas{llmservice="chat",role="decode"} 1.0
 paceline_ttft_seconds_bucket{le="0.4",llmservice="chat",slo_class="interactive"} 6.0
 """
 GOAL = Objective(0.4, 0.04, 0.95)
@@ -33,7 +35,7 @@ def snapshot(at_s: float, arrivals: int, good: int, decided: int) -> Snapshot:
 
 
 def test_a_scrape_becomes_a_snapshot() -> None:
-    expected = Snapshot(5.0, {"interactive": Counts(10, 6, 8)}, {"interactive": GOAL}, 3)
+    expected = Snapshot(5.0, {"interactive": Counts(10, 6, 8)}, {"interactive": GOAL}, in_flight=3, ready_replicas=3)
     assert read_metrics(EXPOSITION, 5.0) == expected
 
 
