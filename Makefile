@@ -168,8 +168,9 @@ setup: $(VENV)/.dev ## Make .venv with the pinned, hashed requirements and Pacel
 
 .PHONY: lock
 lock: ## Compile requirements/*.txt from pyproject.toml anew (needs uv; UV=path names it)
-	$(COMPILE) pyproject.toml --extra dev --upgrade -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra dev --extra otel --upgrade -o requirements/dev.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt --upgrade -o requirements/runtime.txt
+	$(COMPILE) pyproject.toml --extra otel -c requirements/dev.txt --upgrade -o requirements/image.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt --upgrade -o requirements/build.txt
 	$(COMPILE_VLLM) --override requirements/vllm-overrides.in requirements/vllm.in --upgrade -o requirements/vllm.txt
 	$(COMPILE_VLLM) --override requirements/clients-overrides.in requirements/clients.in --upgrade -o requirements/clients.txt

@@ -105,7 +105,7 @@ def fleet(case: Case, units: int) -> FleetSpec:
     """The machines of the fleet simulator's default, and policies that know the table but not its tiles and noise."""
     machine = MachineSpec(load_table(TABLE, MODEL))
     engines = [
-        EngineSpec(f"{role}-{i}", role, ReplicaSpec(machine, hands_over=role is Role.PREFILL))
+        EngineSpec(f"{role}-{i}", role, ReplicaSpec(machine))
         for role, n in case.replicas(units).items()
         for i in range(n)
     ]

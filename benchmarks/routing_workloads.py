@@ -134,7 +134,7 @@ def fleet(workload: Workload, side: Side, *, replicas: int = REPLICAS, noisy: bo
     table = load_table(TABLE, MODEL)
     machine = MachineSpec(table) if noisy else MachineSpec(table, noise_ratio=0.0, stall_probability=0.0)
     engines = tuple(
-        EngineSpec(f"{role}-{i}", role, ReplicaSpec(machine, block_size=BLOCK, hands_over=role is Role.PREFILL))
+        EngineSpec(f"{role}-{i}", role, ReplicaSpec(machine, block_size=BLOCK))
         for role, n in workload.roles.items()
         for i in range(n * replicas // REPLICAS)
     )

@@ -84,15 +84,15 @@ choose_base() { # leaves it in BASE
 
 # The dependencies' wheels by their hashes, fetched once for each state of the lock file.
 fetch_wheels() {
-  local wheels; wheels=$CACHE/wheels/python$PYTHON-$(uname -m)-$(sha256sum requirements/runtime.txt | cut -c1-16)
+  local wheels; wheels=$CACHE/wheels/python$PYTHON-$(uname -m)-$(sha256sum requirements/image.txt | cut -c1-16)
   if [[ ! -d $wheels ]]; then
     rm -rf "$wheels.new"
-    "$VENV/pip" download --quiet --only-binary :all: --require-hashes --requirement requirements/runtime.txt --dest "$wheels.new"
+    "$VENV/pip" download --quiet --only-binary :all: --require-hashes --requirement requirements/image.txt --dest "$wheels.new"
     mv "$wheels.new" "$wheels"
   fi
   rm -rf "$CONTEXT/wheels"
   cp -al "$wheels" "$CONTEXT/wheels"
-  cp requirements/runtime.txt "$CONTEXT/requirements.txt"
+  cp requirements/image.txt "$CONTEXT/requirements.txt"
 }
 
 # Ours is built anew each time, and is the same file where the code is: the layers after it are then cached.

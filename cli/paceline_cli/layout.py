@@ -70,7 +70,13 @@ class Layout:
             "max_tokens": 32,
         }
         data = json.dumps(body)  # a served name holds no quote
-        return f"curl {self.url}/v1/chat/completions -H 'content-type: application/json' -d '{data}'"
+        key = " -H 'authorization: Bearer KEY'" if self.config.api_keys_dir else ""
+        return f"curl {self.url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{data}'"
+
+    def with_keys(self, folder: Path | None) -> Layout:
+        """The same with a router that asks for the API keys in `folder`; None: for none."""
+        found = folder and folder.resolve()
+        return replace(self, config=self.config.model_copy(update={"api_keys_dir": found}))
 
     def router(self, config: Path) -> Command:
         """The router's command, its configuration in the file `config`."""

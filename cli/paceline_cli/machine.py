@@ -11,9 +11,12 @@ import os
 import socket
 import sys
 from contextlib import ExitStack, closing
+from pathlib import Path
 
+from paceline_api.config import ConfigError
 from paceline_api.v1alpha1 import LLMService, Runtime
 from paceline_planner.plan import Plan
+from paceline_router.api_keys import APIKeys
 
 from paceline_cli.on_cpu import CPU, make_cpu, shrink
 from paceline_cli.vllm_here import ModelFolder, NotHere, Program, clip_context, find_program, read_model
@@ -46,6 +49,24 @@ def fit_model(service: LLMService) -> tuple[LLMService, ModelFolder | None]:
         takes = fitted.spec.model.max_context_tokens
         say(f"context: {takes} tokens, all that {found.name} takes; the file asks for {model.max_context_tokens}")
     return fitted, found
+
+
+def say_left_out(service: LLMService, api_keys_dir: Path | None) -> None:
+    """What of the file names Secrets, which only a cluster has."""
+    router = service.spec.router
+    if router.api_keys and api_keys_dir is None:
+        say("router.apiKeys: left out, its Secret is on a cluster; --api-keys-dir DIR takes files instead")
+    if router.tls:
+        say("router.tls: left out, its Secret is on a cluster; the router serves plain HTTP here")
+
+
+def check_keys(folder: Path | None) -> None:
+    """The router will find a key where it is told to."""
+    try:
+        if folder is not None:
+            APIKeys(folder)
+    except ConfigError as e:
+        raise CannotRun(2, f"--api-keys-dir: {e}") from e
 
 
 def check_machine(service: LLMService, time_scale: float) -> Program | None:

@@ -32,12 +32,16 @@ class CPU:
 
     @property
     def env(self) -> dict[str, str]:
-        """The worker runs within the engine's process: a second one would spin on a core. NIXL stays on loopback."""
+        """The worker runs within the engine's process: a second one would spin on a core. NIXL stays on loopback.
+
+        The first sampled request (not a greedy one) would wait half a minute for the sampler to be compiled.
+        """
         return {
             "PATH": self.path,
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": str(self.threads),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "TORCHDYNAMO_DISABLE": "1",
             "HF_HUB_OFFLINE": "1",
             "UCX_TLS": "tcp",
             "UCX_NET_DEVICES": "lo",

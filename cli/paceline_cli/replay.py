@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 
@@ -17,7 +18,7 @@ from paceline_planner import traces, workloads
 from paceline_planner.replay import Options, Progress, replay
 from paceline_planner.report import Report
 from paceline_planner.report_table import render_table
-from paceline_planner.target import ReplayError, Wanted
+from paceline_planner.target import API_KEY_ENV, ReplayError, Wanted
 from rich.console import Console
 from rich.status import Status
 
@@ -38,7 +39,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the subcommand; its `run` is found at `args.run`."""
     summary = "offer a workload to a URL as real streaming HTTP and report goodput"
     parser = subparsers.add_parser("replay", help=summary, description=summary)
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="router or any OpenAI server (%(default)s)")
+    url_help = f"router or any OpenAI server (%(default)s); its API key comes from {API_KEY_ENV}"
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help=url_help)
     add_workload_flags(parser)
     parser.add_argument("--model", metavar="NAME", help="default: the first that the server lists")
     parser.add_argument("--chat", action="store_true", help="chat text of about the length, instead of exact token ids")
@@ -96,6 +98,7 @@ def _options(args: argparse.Namespace) -> Options:
     rates, duration_s = read_pace(args, workload)
     return Options(
         url=args.url,
+        api_key=os.environ.get(API_KEY_ENV),
         workload=workload,
         rates_rps=rates,
         duration_s=duration_s,

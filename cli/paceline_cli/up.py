@@ -27,6 +27,7 @@ from paceline_planner.plan import Infeasible, Plan, plan
 from paceline_cli.layout import Layout, lay_out
 from paceline_cli.machine import (
     CannotRun,
+    check_keys,
     check_machine,
     choose_devices,
     claim_port,
@@ -34,6 +35,7 @@ from paceline_cli.machine import (
     fit_model,
     free_ports,
     say,
+    say_left_out,
 )
 
 RUNTIMES = {"simulated": Runtime.SIMULATED, "vllm": Runtime.VLLM}
@@ -50,6 +52,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--engine", choices=sorted(RUNTIMES), help="instead of the file's engine.runtime")
     parser.add_argument("--model", metavar="URI", help="instead of the file's: hf://ORG/NAME or file:///PATH")
     parser.add_argument("--router-policy", choices=get_args(PolicyName), help="instead of the file's router.policy")
+    parser.add_argument(
+        "--api-keys-dir", type=Path, metavar="DIR", help="requests need a key: a file for each, named as its owner"
+    )
     parser.add_argument("--url-file", type=Path, metavar="FILE", help="holds the URL while the fleet is ready")
     parser.add_argument("--log", type=Path, metavar="FILE", help="gets every line that router and engines print")
     parser.add_argument("--no-display", action="store_true", help="plain lines on a terminal too")
@@ -60,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """Serves until it is stopped; the exit code."""
     try:
         asked = read_service(args.file, args.engine, args.model, args.router_policy)
+        check_keys(args.api_keys_dir)
+        say_left_out(asked, args.api_keys_dir)
         service, model = fit_model(asked)
         planned = make_plan(service, args.file)
         program = check_machine(service, args.time_scale)
@@ -71,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         port = claim_port(args.host, args.port)
         ports = free_ports(2 * sum(pool.replicas for pool in planned.pools))
         layout = lay_out(service, planned, args.host, port, ports, args.time_scale, devices, cpu)
+        layout = layout.with_keys(args.api_keys_dir)
         return _serve(layout, planned, args)
     except CannotRun as e:
         for text in e.lines:

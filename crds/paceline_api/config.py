@@ -48,6 +48,13 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _collector_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or parts.query or parts.fragment:
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT, and may have a path")
+    return url
+
+
 class ClassConfig(_Part):
     name: Name
     ttft_s: Seconds
@@ -58,8 +65,9 @@ class ClassConfig(_Part):
     priority: int = 0  # in the waiting room: the lower goes first
 
     @classmethod
-    def of(cls, slo: SLOClass) -> Self:
+    def of(cls, slo: SLOClass, priority: int = 0) -> Self:
         return cls(
+            priority=priority,
             name=slo.name,
             ttft_s=slo.ttft_s,
             tpot_s=slo.tpot_s,
@@ -111,6 +119,26 @@ class LimitsConfig(_Part):
     drain_timeout_s: Seconds = 300.0
 
 
+class TracingConfig(_Part):
+    """Where the router sends OpenTelemetry traces; without it there are none."""
+
+    endpoint: Annotated[str, AfterValidator(_collector_url)]  # of an OTLP/HTTP collector, such as http://collector:4318
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0  # of the requests whose clients decided nothing
+
+    @property
+    def traces_url(self) -> str:
+        """Where spans are posted: the endpoint, with OTLP's own path where it names none."""
+        parts = urlsplit(self.endpoint)
+        return self.endpoint if parts.path not in ("", "/") else parts._replace(path="/v1/traces").geturl()
+
+
+class TLSConfig(_Part):
+    """PEM files, read again when they change: the certificate, with what leads to its authority, and its key."""
+
+    certificate: Path
+    key: Path
+
+
 LIVE_FIELDS = frozenset({"classes", "default_class"})  # what a running router takes on; the rest is read at its start
 
 
@@ -129,6 +157,9 @@ class RouterConfig(_Part):
     discovery: Annotated[StaticDiscovery | KubernetesDiscovery, Field(discriminator="kind")]
     kv_transfer: KVTransferConfig = KVTransferConfig()
     limits: LimitsConfig = LimitsConfig()
+    tracing: TracingConfig | None = None
+    tls: TLSConfig | None = None  # None: plain HTTP
+    api_keys_dir: Path | None = None  # a file for each key, read again when it changes; None: requests need no key
 
     @model_validator(mode="after")
     def _classes_are_consistent(self) -> Self:
@@ -159,7 +190,8 @@ class RouterConfig(_Part):
         return {c.name: c.to_slo() for c in self.classes}
 
     def to_json(self) -> str:
-        return self.model_dump_json(indent=2) + "\n"
+        """Without what nobody asked for, so that routers of an earlier release, which go on, know all that is there."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
     @classmethod
     def read(cls, path: Path | str) -> Self:

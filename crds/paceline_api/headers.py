@@ -19,6 +19,7 @@ PREFILLER = "x-prefiller-host-port"
 SIMULATED = "x-paceline-simulated"
 REQUEST_ID = "x-request-id"
 TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
 
 TOKEN_ENV = "PACELINE_TOKEN"
 

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from paceline_api.enginepool import EnginePool, EnginePoolPlan, EnginePoolSpec, EnginePoolStatus
 from paceline_api.pools import LEAST_GPUS, EngineSpec, KVTransferSpec, Parallelism, PoolSpec
+from paceline_api.router_spec import APIKeysSpec, RouterSpec, TLSSpec, TracingSpec
 from paceline_api.schema import (
     API_VERSION,
     GROUP,
@@ -44,6 +45,7 @@ __all__ = [
     "API_VERSION",
     "GROUP",
     "VERSION",
+    "APIKeysSpec",
     "AutoscalingMode",
     "AutoscalingSpec",
     "CacheSpec",
@@ -71,7 +73,9 @@ __all__ = [
     "SLOSpec",
     "SecretKey",
     "Switch",
+    "TLSSpec",
     "Topology",
+    "TracingSpec",
     "WorkloadSpec",
 ]
 
@@ -170,6 +174,9 @@ class SLOClassSpec(Model):
     ttft_ms_per_1k_prompt_tokens: Annotated[int, Field(ge=0, le=600_000)] = Field(
         default=0, alias="ttftMsPer1kPromptTokens", description="Added to ttftMs for each 1000 prompt tokens."
     )
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(
+        default=0, description="Turn among the classes in the waiting room (router.waitingRoom): the lower goes first."
+    )
 
     def to_slo(self) -> SLOClass:
         """This class in seconds and ratios."""
@@ -214,29 +221,6 @@ class WorkloadSpec(Model):
     requests_per_second: Rate | None = Field(default=None, description='Expected arrivals: 8 or "0.5".')
     prompt_tokens: Lengths = Field(description="Lengths of prompts.")
     output_tokens: Lengths = Field(description="Lengths of answers.")
-
-
-class RouterSpec(Model):
-    CEL = (
-        Rule(
-            "!has(self.localPrefill) || self.localPrefill == 'Disabled' || "
-            "!has(self.policy) || self.policy == 'LeastMisses'",
-            "localPrefill needs predictions that this policy does not make; remove policy, or disable localPrefill",
-            ".localPrefill",
-        ),
-    )
-    replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Routers behind the service.")
-    policy: RouterPolicy = Field(
-        default=RouterPolicy.LEAST_MISSES,
-        description="How a request's replicas are picked: by expected misses, or as one of the rivals does.",
-    )
-    local_prefill: Switch = Field(
-        default=Switch.DISABLED, description="Decode replicas compute prompts wherever that is the shorter way."
-    )
-    waiting_room: Switch = Field(
-        default=Switch.DISABLED,
-        description="Requests wait while serving them would make others miss, and late ones are refused (429).",
-    )
 
 
 class AutoscalingSpec(Model):

@@ -30,6 +30,12 @@ _STOPS = (
 )
 
 
+_RESPONSE_STOPS = frozenset({"stop", "stop_token_ids", "stream_options", "include", "top_logprobs", "max_tool_calls"})
+
+
+_CALLED = frozenset({"function", "custom", "namespace"})  # tools of a response that its client runs
+
+
 class InvalidTransfer(ValueError):
     """`kv_transfer_params` that an engine must not act on; the message says which field and what is wrong."""
 
@@ -60,6 +66,19 @@ def prefill_leg(body: Mapping[str, Any]) -> dict[str, Any]:
         leg["max_completion_tokens"] = 1
     leg |= {"max_tokens": 1, "min_tokens": 1, "n": 1, "stream": False, KV_PARAMS: {"do_remote_decode": True}}
     return leg
+
+
+def prefill_leg_of_response(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Leg 1 of a body of /v1/responses, where vLLM knows no `min_tokens`: the end of sequence ends nothing instead."""
+    leg = {key: value for key, value in body.items() if key not in _RESPONSE_STOPS}
+    return leg | {"max_output_tokens": 1, "ignore_eos": True, "stream": False, KV_PARAMS: {"do_remote_decode": True}}
+
+
+def may_go_on(tools: object) -> bool:
+    """Whether an engine might run a response's tool itself and compute on: a hand-over is for its first prompt only."""
+    if not isinstance(tools, list):
+        return False
+    return any(not isinstance(tool, Mapping) or str(tool.get("type")) not in _CALLED for tool in tools)
 
 
 def decode_leg(body: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,4 +46,5 @@ if [[ ! -f $MODELS/.made ]]; then
   HF_HUB_OFFLINE=1 "$ENVIRONMENT/bin/python" images/vllm/models.py "$MODELS" 2> "$MODELS/log" || { tail -5 "$MODELS/log" >&2; die "models.py failed; all it said: $MODELS/log"; }
   touch "$MODELS/.made"
 fi
+chmod -R a+rX "$MODELS"  # safetensors writes for its own user alone, and pods run as another
 echo "vllm: $ENVIRONMENT, models $MODELS"

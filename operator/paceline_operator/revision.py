@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paceline_api.catalog import Accelerator
-from paceline_api.config import LIVE_FIELDS, StaticDiscovery
+from paceline_api.config import LIVE_FIELDS, KubernetesDiscovery
 from paceline_api.v1alpha1 import LLMService, PoolSpec, Role
 from paceline_planner.launching import router_config
 from paceline_planner.plan import Plan, PoolPlan
@@ -44,10 +44,12 @@ def image_inputs(service: LLMService) -> str:
 
 
 def router_inputs(service: LLMService) -> str:
-    """Of a router's pod and of what it reads at its start alone: the objectives reach it while it runs."""
-    config = router_config(service, StaticDiscovery())
+    """Of a router's pod and of what it reads at its start alone: objectives, keys, certificates come later too."""
+    config = router_config(service, KubernetesDiscovery(namespace="any", service=service.name))
     read_once = config.model_dump(mode="json", exclude={*LIVE_FIELDS, "discovery"}, exclude_defaults=True)
-    return digest([read_once, _replan(service)])
+    router = service.spec.router
+    mounted = [spec.secret_name if spec else "" for spec in (router.api_keys, router.tls)]
+    return digest([read_once, _replan(service), *(mounted if any(mounted) else ())])
 
 
 @dataclass(frozen=True, slots=True)

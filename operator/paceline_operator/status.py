@@ -53,7 +53,8 @@ def service_status(
     generation = service.metadata.generation
     status: Json = {"observedGeneration": generation}
     if desired.plan:
-        status["url"] = f"http://{owner.name}.{owner.namespace}.svc:{PORT}"
+        scheme = "https" if service.spec.router.tls else "http"
+        status["url"] = f"{scheme}://{owner.name}.{owner.namespace}.svc:{PORT}"
         status["plan"] = _plan(desired.plan)
         status["pools"] = [_pool(desired, seen, pool) for pool in desired.plan.pools]
     status["conditions"] = [condition(judged, generation, live, now) for judged in (ready, *parts)]

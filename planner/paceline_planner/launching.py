@@ -1,12 +1,14 @@
 """What a planned service hands to its processes: the launch of a pool's engines and the routers' configuration.
 
 `paceline up` and the operator start from these and add only where things are (ports, hosts, replicas), so that both
-run the same fleet. Pure.
+run the same fleet, but for keys and certificates: only pods have Secrets. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
 from typing import Literal, cast
 
 from paceline_api.config import (
@@ -18,13 +20,17 @@ from paceline_api.config import (
     RoleName,
     RouterConfig,
     StaticDiscovery,
+    TLSConfig,
+    TracingConfig,
 )
-from paceline_api.v1alpha1 import LLMService, OnFailure, Role, RouterPolicy, Switch, Topology
+from paceline_api.v1alpha1 import LLMService, OnFailure, Role, RouterPolicy, RouterSpec, Switch, Topology
 from paceline_engine.launch import LaunchSpec
 
 from paceline_planner.plan import Plan, PoolPlan
 
 ROLE_NAMES: Mapping[Role, RoleName] = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "mixed"}
+API_KEYS_DIR = Path("/etc/paceline-api-keys")  # where a router's pod has its Secrets
+TLS_DIR = Path("/etc/paceline-tls")
 DRAIN_NOTICE_S = 10  # in which endpoints and routers notice that a replica is going
 ON_FAILURE: Mapping[OnFailure, Literal["recompute", "fail"]] = {
     OnFailure.RECOMPUTE: "recompute",
@@ -76,17 +82,28 @@ def launch_spec(service: LLMService, plan: Plan, pool: PoolPlan) -> LaunchSpec:
 def router_config(service: LLMService, discovery: StaticDiscovery | KubernetesDiscovery) -> RouterConfig:
     engine, router = service.spec.engine, service.spec.router
     transfer = engine.kv_transfer
+    in_pod = isinstance(discovery, KubernetesDiscovery)
     return RouterConfig(
         service=service.name,
         namespace=service.metadata.namespace,
         model=service.served_name,
         max_context_tokens=service.spec.model.max_context_tokens,
         default_class=service.default_class_name,
-        classes=tuple(ClassConfig.of(slo) for slo in service.slo_classes().values()),
+        classes=tuple(ClassConfig.of(spec.to_slo(), spec.priority) for spec in service.spec.slo.classes),
         policy=policy_name(router.policy),
         local_prefill=router.local_prefill is Switch.ENABLED,
         waiting_room=router.waiting_room is Switch.ENABLED,
         discovery=discovery,
         kv_transfer=KVTransferConfig(timeout_s=transfer.timeout_ms / 1e3, on_failure=ON_FAILURE[transfer.on_failure]),
         limits=LimitsConfig(drain_timeout_s=engine.drain_timeout_seconds),
+        tracing=_tracing(router),
+        tls=TLSConfig(certificate=TLS_DIR / "tls.crt", key=TLS_DIR / "tls.key") if in_pod and router.tls else None,
+        api_keys_dir=API_KEYS_DIR if in_pod and router.api_keys else None,
     )
+
+
+def _tracing(router: RouterSpec) -> TracingConfig | None:
+    if router.tracing is None:
+        return None
+    sampled = Decimal(router.tracing.sample_percent) / 100
+    return TracingConfig(endpoint=router.tracing.endpoint, sample_ratio=float(sampled))

@@ -55,6 +55,7 @@ class Options:
     seed: int = 0
     clip: bool = False
     chat: bool = False
+    api_key: str | None = None
     timeout_s: float = 600.0
 
 
@@ -71,7 +72,7 @@ async def replay(
     options: Options, stop: asyncio.Event, on_progress: Callable[[Progress], None] = lambda progress: None
 ) -> Report:
     """Runs each rate in turn until done, or until `stop` is set. Raises ReplayError and WorkloadError."""
-    pool = open_pool(options.url)
+    pool = open_pool(options.url, options.api_key)
     try:
         server = await ask(pool, options.wanted)
         clock = Clock(server.time_scale)

@@ -92,7 +92,9 @@ def fleet_spec(
         kv_timeout_s=transfer.timeout_ms / 1e3,
         recompute=transfer.on_failure is OnFailure.RECOMPUTE,
         local_prefill=router.local_prefill is Switch.ENABLED,
-        waiting=dict.fromkeys(service.slo_classes(), Rule()) if router.waiting_room is Switch.ENABLED else None,
+        waiting={c.name: Rule(c.priority) for c in service.spec.slo.classes}
+        if router.waiting_room is Switch.ENABLED
+        else None,
     )
 
 

@@ -7,6 +7,7 @@ Invariant: what the router says is never overridden, so that client and router j
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from paceline_engine.http1 import ClientError, ClientPool, fetch
 from paceline_planner.fleet import Fleet, MetricsError, parse_fleet
 from paceline_planner.served_models import NoModel, served_model
 
+API_KEY_ENV = "PACELINE_API_KEY"
 _SETTLE_S = 2.0  # wall: for the router to count the last outcome and to scrape the engines once more
 _FETCH_S = 5.0
 
@@ -49,16 +51,18 @@ class Server:
     time_scale: float
 
 
-def open_pool(url: str) -> ClientPool:
-    """A pool for a plain http URL. Raises ReplayError."""
+def open_pool(url: str, api_key: str | None = None) -> ClientPool:
+    """A pool for the URL; OpenSSL's SSL_CERT_FILE names another authority than the system's. Raises ReplayError."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
-        port = parts.port or 80
+        port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as e:
         raise ReplayError(f"{url}: {e}; give a URL such as http://127.0.0.1:8000") from e
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") not in ("", "v1"):
-        raise ReplayError(f"{url}: not a plain http://HOST:PORT; give a URL such as http://127.0.0.1:8000")
-    return ClientPool(parts.hostname, port, max_idle=4096)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") not in ("", "v1"):
+        raise ReplayError(f"{url}: not http://HOST:PORT or https://HOST:PORT; give such a URL")
+    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    headers = [(b"authorization", b"Bearer " + api_key.strip().encode())] if api_key else []
+    return ClientPool(parts.hostname, port, max_idle=4096, tls=tls, headers=headers)
 
 
 async def _get(pool: ClientPool, path: bytes) -> bytes | None:
@@ -66,8 +70,10 @@ async def _get(pool: ClientPool, path: bytes) -> bytes | None:
     try:
         answer = await fetch(pool, b"GET", path, timeout_s=_FETCH_S)
     except (ClientError, TimeoutError) as e:
-        cause = f"http://{pool.host}:{pool.port} does not answer ({str(e) or 'timed out'})"
+        cause = f"{pool.url} does not answer ({str(e) or 'timed out'})"
         raise ReplayError(f"{cause}; start it with `paceline up FILE`, or mend --url") from e
+    if answer.status == 401:
+        raise ReplayError(f"the server refuses the API key, or wants one; put it into {API_KEY_ENV}")
     return answer.body if answer.status == 200 else None
 
 

@@ -69,13 +69,15 @@ async def _serve(config: RouterConfig, clock: Clock, args: argparse.Namespace) -
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     router = Router(config, config.discovery, clock, os.environ.get(TOKEN_ENV))
+    scheme = "https" if config.tls else "http"
     async with AsyncExitStack() as stack:
+        _trace(config, router, stack)
         follow = await _discovery(config, router, stack)
         try:
             server = await router.listen(host, port)
         except OSError as e:
             raise CannotRun(_cannot_listen(host, port, e)) from e
-        print(f"ready url=http://{host}:{server.port} service={config.service}", flush=True)
+        print(f"ready url={scheme}://{host}:{server.port} service={config.service}", flush=True)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
@@ -100,6 +102,21 @@ async def _discovery(config: RouterConfig, router: Router, stack: AsyncExitStack
         partial(follow_pools, client, config.discovery, router.membership),
         partial(follow_service, client, config.discovery, router.console.tell),
     ]
+
+
+def _trace(config: RouterConfig, router: Router, stack: AsyncExitStack) -> None:
+    """Imports OpenTelemetry only where traces are asked for."""
+    if config.tracing is None:
+        return
+    try:
+        from paceline_router.tracing import connect
+    except ImportError as e:
+        missing = f"tracing needs {e.name}, which is not installed"
+        raise CannotRun(f"{missing}; install paceline[otel], or take tracing out of the configuration") from e
+    tracing = connect(config, config.tracing)
+    stack.push_async_callback(tracing.close)
+    router.registry.register(tracing.counts)
+    router.shell.tracer = tracing
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 
+from paceline_api.headers import SIMULATED
 from paceline_api.outcomes import Outcome
 from paceline_api.slo import Course, SLOClass, Verdict
 
 from paceline_router.admission import Admitted
-from paceline_router.attempts import Leg, counts_as_prefill_failure
+from paceline_router.attempts import Fault, Leg, counts_as_prefill_failure
+from paceline_router.facts import Role
 from paceline_router.latency import prefill_s
 from paceline_router.metrics import Counters
 from paceline_router.miss import Phases, cause
@@ -22,11 +25,13 @@ from paceline_router.pick import Choice
 from paceline_router.replica import Replica
 from paceline_router.request import Request
 from paceline_router.shell import Shell
+from paceline_router.spans import Ending, Header, Received
 from paceline_router.stream import Usage
 from paceline_router.tracker import Followed
 from paceline_router.way import Failed
 
 _log = logging.getLogger(__name__)
+_SIMULATED: Header = (SIMULATED.encode(), b"1")
 
 
 class Account:
@@ -34,6 +39,7 @@ class Account:
 
     __slots__ = (
         "_accepted_at",
+        "_answered",
         "_choice",
         "_chosen_s",
         "_computes_on",
@@ -46,17 +52,21 @@ class Account:
         "_shell",
         "_slo_class",
         "course",
+        "trace",
     )
 
     def __init__(
-        self, shell: Shell, received_at: float, accepted_at: float, request: Request, admitted: Admitted
+        self, shell: Shell, received: Received, accepted_at: float, request: Request, admitted: Admitted
     ) -> None:
-        """`received_at`: when its first byte was read; `accepted_at`: when all of it was there. `time.monotonic()`."""
+        """`accepted_at`: when all of what was received was there. `time.monotonic()`."""
+        self.trace = shell.tracer.begin(received)
         self._shell = shell
         self._metrics = shell.metrics
         self._slo_class = admitted.slo.name
         self._accepted_at = accepted_at
-        self.course = Course(shell.clock.at(received_at), request.prompt_tokens, request.stream, request.max_tokens)
+        self.course = Course(
+            shell.clock.at(received.received_at), request.prompt_tokens, request.stream, request.max_tokens
+        )
         self._metrics.received.add(self._slo_class)
         self._metrics.prompt.observe(request.prompt_tokens, self._slo_class)
         self._followed = [self._follow(admitted.slo, self._metrics.decided)]
@@ -69,6 +79,7 @@ class Account:
         self._prefilled_s: float | None = None
         self._last_token_s = 0.0
         self._failures = 0
+        self._answered: tuple[int, Sequence[Header]] = (0, ())
 
     def ttft_left_s(self, slo: SLOClass, now: float) -> float:
         """What is left of the TTFT limit."""
@@ -87,6 +98,14 @@ class Account:
         if leg is not Leg.FETCH:
             self._computes_on, self._prompt_sent_s, self._prefilled_s = replica, now, None
 
+    def leg_over(self, role: Role, result: str, fault: Fault | None) -> None:
+        self._metrics.legs.add(role, result)
+        self.trace.leg_over(result, fault)
+
+    def answered(self, status: int, headers: Sequence[Header]) -> None:
+        """An answer to the client begins."""
+        self._answered = status, headers
+
     def prefilled(self, now: float) -> None:
         self._prefilled_s = now
 
@@ -103,8 +122,9 @@ class Account:
 
     def first_token(self, now: float) -> None:
         self.course.first_token_s = self._last_token_s = now
+        self.trace.first_token()
         self._metrics.ttft.observe(now - self.course.arrival_s, self._slo_class)
-        self._metrics.queue.observe(self._prompt_sent_s - self.course.arrival_s, self._slo_class)
+        self._metrics.queue.observe(self._queue_s, self._slo_class)
         if self._choice is not None and not self._failures:
             self._metrics.ttft_error.observe(now - self._chosen_s - self._choice.ttft_s)
         for followed in self._followed:
@@ -120,7 +140,7 @@ class Account:
         self.course.output_tokens += count
         self._last_token_s = now
 
-    def end(self, outcome: Outcome, usage: Usage | None, now: float) -> None:
+    def end(self, id_: bytes, outcome: Outcome, usage: Usage | None, now: float) -> None:
         course, metrics, name = self.course, self._metrics, self._slo_class
         course.outcome, course.end_s = outcome, now
         if usage is not None:
@@ -128,6 +148,8 @@ class Account:
         metrics.outcomes.add(name, outcome)
         for followed in self._followed:
             self._shell.tracker.look(followed, now)
+        if self.trace.records:
+            self.trace.end(self._ending(id_, outcome, usage))
         self._followed.clear()  # no cycle for the collector
         if outcome is Outcome.COMPLETED:
             self._shell.lengths.observe(name, course.output_tokens)
@@ -137,6 +159,28 @@ class Account:
                 metrics.tpot.observe(tpot_s, name)
                 if self._choice is not None:
                     metrics.tpot_error.observe(tpot_s - self._choice.tpot_s)
+
+    @property
+    def _queue_s(self) -> float:
+        """From its arrival to the sending of the leg that led to the first token."""
+        return self._prompt_sent_s - self.course.arrival_s
+
+    def _ending(self, id_: bytes, outcome: Outcome, usage: Usage | None) -> Ending:
+        course, choice, (status, headers) = self.course, self._choice, self._answered
+        return Ending(
+            outcome,
+            status,
+            id_.decode(),
+            self._slo_class,
+            course.max_tokens,
+            None if usage is None else (usage.prompt_tokens, usage.output_tokens),
+            self._followed[0].decided,
+            course.ttft_s,
+            course.tpot_s,
+            None if choice is None else self._chosen_s + choice.ttft_s - course.arrival_s,
+            None if self._computes_on is None else self._queue_s,
+            _SIMULATED in headers,
+        )
 
     def _follow(self, slo: SLOClass, counters: Counters) -> Followed:
         return self._shell.tracker.follow(self.course, slo, partial(self._decided, counters))

@@ -56,13 +56,17 @@ def admit(
     return Admitted(slo, own if own.ttft_s < slo.ttft_s or own.tpot_s < slo.tpot_s else None)
 
 
-def tenant(*named: bytes | None) -> str:
-    """Whose request it is, by the first header that says so; an API key is not kept, only told from others."""
+def tenant(owner: str, *named: bytes | None) -> str:
+    """Whose request it is: the owner of the API key that it came with, whatever its headers say.
+
+    Without an owner (no keys are asked for) what the first header that says so calls it; the last of `named`, an
+    Authorization, is not kept, only told from others.
+    """
+    if owner:
+        return owner
     *names, key = named
-    name = next((name for name in names if name), None)
-    if name is not None:
-        return name[:LONGEST_TENANT].decode("latin-1")
-    return f"key {hash(key):x}" if key else ""
+    name = next((name[:LONGEST_TENANT].decode("latin-1") for name in names if name), "")
+    return name or (f"key {hash(key):x}" if key else "")
 
 
 def _limit_s(header: str, value: str | None) -> float | Rejected | None:

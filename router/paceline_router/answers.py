@@ -16,6 +16,8 @@ from paceline_engine.http1 import Call, ClientError, ErrorKind, Header
 from paceline_engine.pd import KV_PARAMS
 
 from paceline_router.attempts import Fault, fault_of_status
+from paceline_router.request import Kind
+from paceline_router.response_stream import ResponseStream
 from paceline_router.stream import AnswerStream, error_message, read_usage
 
 if TYPE_CHECKING:
@@ -104,9 +106,9 @@ class WholeAnswer(Answer):
 class StreamedAnswer(Answer):
     """A streamed answer, passed on event by event."""
 
-    def __init__(self, job: Job, *, hide_usage: bool) -> None:
+    def __init__(self, job: Job, stream: AnswerStream) -> None:
         super().__init__(job)
-        self._stream = AnswerStream(hide_usage=hide_usage)
+        self._stream = stream
         self._begun = False
 
     def on_body(self, data: bytes) -> None:
@@ -147,6 +149,16 @@ class StreamedAnswer(Answer):
             self.job.end_stream("completed")
         else:
             self.job.leg_failed(Fault.LOST, "failed", "the engine's stream ended before it was complete")
+
+
+def client_answer(job: Job) -> Answer:
+    """The listener of a leg whose answer is the client's."""
+    request = job.request
+    if not request.stream:
+        return WholeAnswer(job)
+    if request.kind is Kind.RESPONSES:
+        return StreamedAnswer(job, ResponseStream())
+    return StreamedAnswer(job, AnswerStream(hide_usage=not request.usage_wanted))
 
 
 def _decoded(body: bytes) -> dict[str, object]:

@@ -1,4 +1,7 @@
-"""The router's HTTP surface: which path goes where. Invariant: a handler answers or hands on, and decides nothing."""
+"""The router's HTTP surface: which path goes where, and which needs an API key.
+
+Invariants: a handler answers or hands on, and decides nothing; where there are keys, all but OPEN needs one.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from paceline_engine.http1 import Exchange, Header
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from paceline_router.api_keys import APIKeys
 from paceline_router.console.serve import Console
 from paceline_router.dispatcher import Dispatcher
-from paceline_router.openapi import document
+from paceline_router.openapi import asking_for_keys, document
+from paceline_router.passthrough import PATHS
 from paceline_router.request import Kind
 from paceline_router.shell import Shell
 
+OPEN = frozenset({"/healthz", "/health", "/readyz", "/metrics", "/openapi.json", "/", "/console.json"})
 _PLAIN = b"text/plain; charset=utf-8"
 
 Route = Callable[[Exchange], None]
@@ -25,8 +31,17 @@ Route = Callable[[Exchange], None]
 class App:
     """The handler of the HTTP server."""
 
-    def __init__(self, shell: Shell, dispatcher: Dispatcher, console: Console, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        dispatcher: Dispatcher,
+        console: Console,
+        registry: CollectorRegistry,
+        keys: APIKeys | None = None,
+    ) -> None:
         self._shell = shell
+        self._dispatcher = dispatcher
+        self._keys = keys
         self._registry = registry
         self._models = orjson.dumps(
             {
@@ -42,8 +57,8 @@ class App:
             }
         )
         self._routes: dict[str, tuple[str, Route]] = {
-            f"/v1/{Kind.CHAT}": ("POST", partial(dispatcher.accept, kind=Kind.CHAT)),
-            f"/v1/{Kind.COMPLETION}": ("POST", partial(dispatcher.accept, kind=Kind.COMPLETION)),
+            **{f"/v1/{kind}": ("POST", partial(dispatcher.accept, kind=kind)) for kind in Kind},
+            **dict.fromkeys(PATHS, ("POST", dispatcher.pass_on)),
             "/v1/models": ("GET", self._list_models),
             "/healthz": ("GET", self._healthz),
             "/health": ("GET", self._healthz),  # vLLM's path: load generators ask there first
@@ -55,6 +70,12 @@ class App:
         }
 
     def handle(self, exchange: Exchange) -> None:
+        if self._keys is not None and exchange.path not in OPEN:
+            owner = self._keys.owner_of(exchange.header(b"authorization"))
+            if owner is None:
+                self._dispatcher.turn_away(exchange)
+                return
+            exchange.caller = owner
         method, route = self._routes.get(exchange.path, ("", None))
         if route is None:
             self._error(exchange, 404, f"there is nothing at {exchange.path[:200]}; see {', '.join(self._routes)}")
@@ -81,7 +102,8 @@ class App:
         exchange.respond(200, generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST.encode())
 
     def _openapi(self, exchange: Exchange) -> None:
-        exchange.respond(200, orjson.dumps(document(self._shell.served, list(self._shell.classes))))
+        found = document(self._shell.served, list(self._shell.classes))
+        exchange.respond(200, orjson.dumps(asking_for_keys(found, OPEN) if self._keys else found))
 
     def _error(self, exchange: Exchange, status: int, message: str, *headers: Header) -> None:
         body = error_body("not_found" if status == 404 else "invalid_request", message)

@@ -23,6 +23,7 @@ class Fault(StrEnum):
     REFUSED = "refused"  # 429 or 503: the engine took nothing on
     ERRORED = "errored"  # another 5xx, an error event, or an answer that makes no sense
     LOST = "lost"  # sent, and the connection broke
+    SILENT = "silent"  # sent, and the engine as a whole shows no sign of work (silence.py)
     TIMED_OUT = "timed_out"  # the request's own bound passed
 
 
@@ -69,6 +70,11 @@ class GiveUp:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class OverBudget(GiveUp):
+    """It might be tried again, but too much is already (retry_budget.py)."""
+
+
 NextStep = Again | PrefillElsewhere | DecodeElsewhere | Recompute | GiveUp
 
 
@@ -89,6 +95,11 @@ def counts_as_prefill_failure(leg: Leg, fault: Fault) -> bool:
 def blames_replica(fault: Fault) -> bool:
     """Whether the replica should get nothing more until a probe finds it well."""
     return fault in (Fault.UNREACHED, Fault.REFUSED, Fault.LOST)
+
+
+def costs_budget(fault: Fault) -> bool:
+    """Whether another attempt is more load than one attempt: the engine has seen the request."""
+    return fault is not Fault.UNREACHED
 
 
 def suspected(leg: Leg, fault: Fault, replica: str, prefill: str | None) -> str:

@@ -1,7 +1,7 @@
 """The bodies that engines get for one client's request: whole, leg 1 and leg 2.
 
-Invariant: KV parameters that a client sent reach no engine (they could crash one, DESIGN §4), and every streamed leg
-asks for `usage`. Does no I/O.
+Invariant: KV parameters that a client sent reach no engine (they could crash one, DESIGN §4), every streamed leg asks
+for `usage` where an engine does not give it unasked, and no engine is asked to keep a response. Does no I/O.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 import orjson
-from paceline_engine.pd import KV_PARAMS, decode_leg, prefill_leg
+from paceline_engine.pd import KV_PARAMS, decode_leg, prefill_leg, prefill_leg_of_response
 
 from paceline_router.attempts import Leg
-from paceline_router.request import Request
+from paceline_router.request import Kind, Request
 
 
 class LegBodies:
     """Built from the decoded body; the bytes as they came are kept while nothing has to be changed in them."""
 
-    __slots__ = ("_body", "_raw")
+    __slots__ = ("_body", "_is_response", "_raw")
 
     def __init__(self, body: Mapping[str, Any], request: Request, raw: bytes) -> None:
         ours: dict[str, Any] = {}
-        if request.stream and not request.usage_wanted:
+        self._is_response = request.kind is Kind.RESPONSES
+        if self._is_response and body.get("store") is not False:  # what an engine keeps, it keeps for ever
+            ours["store"] = False
+        elif request.stream and not request.usage_wanted and not self._is_response:
             ours["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         self._raw: bytes | None = None
         if ours or KV_PARAMS in body:
@@ -35,7 +38,8 @@ class LegBodies:
         """Of one leg; leg 2 takes leg 1's parameters along, as they came."""
         match leg:
             case Leg.PREFILL:
-                return orjson.dumps(prefill_leg(self._body))
+                make = prefill_leg_of_response if self._is_response else prefill_leg
+                return orjson.dumps(make(self._body))
             case Leg.FETCH:
                 return orjson.dumps(decode_leg(self._body, kv_params))
             case Leg.WHOLE:

@@ -1,6 +1,7 @@
 """Takes requests in: decode, parse, admit, then a job; or an answer at once for what is refused.
 
-Invariant: every request that comes in here is counted received once and gets exactly one outcome.
+Invariant: every request for tokens that comes in here is counted received once and gets exactly one outcome; every
+other one is counted once with its status (passthrough.py).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from itertools import count
+from typing import Any
 
 import orjson
 from paceline_api.headers import CLIENT_TPOT_MS, CLIENT_TTFT_MS, SLO_CLASS
@@ -16,9 +18,12 @@ from paceline_engine.http1 import Exchange
 
 from paceline_router.admission import admit
 from paceline_router.job import Job
-from paceline_router.request import Kind, Rejected, Request, parse
+from paceline_router.passthrough import PATHS, Errand
+from paceline_router.request import Kind, Rejected, parse, passing_fault
 from paceline_router.shell import Shell
+from paceline_router.spans import Ending
 
+NO_KEY = Rejected("the API key is missing or wrong; send Authorization: Bearer KEY", None, 401, "invalid_api_key")
 NO_CLASS = ""  # slo_class of what was refused before its class was known
 _CLASS, _TTFT, _TPOT = (name.encode() for name in (SLO_CLASS, CLIENT_TTFT_MS, CLIENT_TPOT_MS))
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
@@ -30,6 +35,7 @@ class Dispatcher:
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
         self._ids = count(1)
+        self._turns = count()
 
     def accept(self, exchange: Exchange, kind: Kind) -> None:
         """One request for tokens."""
@@ -46,11 +52,33 @@ class Dispatcher:
         if isinstance(admitted, Rejected):
             self._refuse(exchange, id_, NO_CLASS, admitted)
             return
-        body, request = self._read(exchange.body, kind)
+        body = _decoded(exchange.body)
+        request = body if isinstance(body, Rejected) else parse(kind, body, shell.served)
         if isinstance(request, Rejected):
             self._refuse(exchange, id_, admitted.slo.name, request)
             return
         shell.door.arrive(Job(shell, exchange, body, request, admitted, id_, accepted_at))
+
+    def pass_on(self, exchange: Exchange) -> None:
+        """A request that any engine can answer without computing tokens."""
+        id_ = self._request_id(exchange.header(b"x-request-id"))
+        body = _decoded(exchange.body)
+        why = body if isinstance(body, Rejected) else passing_fault(body, self._shell.served)
+        if why is not None:
+            self._shell.metrics.passthrough.add(exchange.path, str(why.status))
+            _answer(exchange, id_, why)
+            return
+        Errand(self._shell, exchange, id_, next(self._turns)).start()
+
+    def turn_away(self, exchange: Exchange) -> None:
+        """A request without an API key of the service."""
+        id_ = self._request_id(exchange.header(b"x-request-id"))
+        if exchange.path in PATHS:
+            self._shell.metrics.passthrough.add(exchange.path, str(NO_KEY.status))
+            _answer(exchange, id_, NO_KEY)
+        else:  # nor has it a trace: whoever has no key decides neither what is recorded nor how much
+            self._count_rejected(NO_CLASS)
+            _answer(exchange, id_, NO_KEY)
 
     def malformed(self, status: int, message: str) -> bytes:
         """The body of an answer that the HTTP server gives by itself; a client's fault counts as a rejected request."""
@@ -59,17 +87,11 @@ class Dispatcher:
         self._count_rejected(NO_CLASS)
         return orjson.dumps(error_body(Outcome.REJECTED, message))
 
-    def _read(self, raw: bytes, kind: Kind) -> tuple[dict[str, object], Request | Rejected]:
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError as e:
-            return {}, Rejected(f"the body is not JSON: {e}")
-        return body, parse(kind, body, self._shell.served)
-
     def _refuse(self, exchange: Exchange, id_: bytes, slo_class: str, why: Rejected) -> None:
         self._count_rejected(slo_class)
-        body = orjson.dumps(error_body(why.code, why.message, param=why.param))
-        exchange.respond(why.status, body, headers=[(b"x-request-id", id_)])
+        trace = self._shell.tracer.begin(exchange)
+        trace.end(Ending(Outcome.REJECTED, why.status, id_.decode(), slo_class))
+        _answer(exchange, id_, why)
 
     def _count_rejected(self, slo_class: str) -> None:
         self._shell.metrics.received.add(slo_class)
@@ -79,6 +101,22 @@ class Dispatcher:
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given
         return f"{self._shell.id_prefix}-{next(self._ids):x}".encode()
+
+
+def _decoded(raw: bytes) -> Any:
+    """The body as JSON has it, or a Rejected."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as e:
+        return Rejected(f"the body is not JSON: {e}")
+
+
+def _answer(exchange: Exchange, id_: bytes, why: Rejected) -> None:
+    body = orjson.dumps(error_body(why.code, why.message, param=why.param))
+    headers = [(b"x-request-id", id_)]
+    if why is NO_KEY:
+        headers.append((b"www-authenticate", b"Bearer"))
+    exchange.respond(why.status, body, headers=headers)
 
 
 def _text(value: bytes | None) -> str | None:

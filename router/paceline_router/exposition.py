@@ -19,13 +19,16 @@ from prometheus_client.samples import Sample
 
 from paceline_router.facts import Facts
 from paceline_router.quantile import bucket_quantile
+from paceline_router.replica import NOTHING_TOLD, Told
 
+_STEPS, _TOKENS = "paceline_step_seconds_count", ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 _WANTED = (
     "paceline_step_time_scale",
     "paceline_step_time_offset_seconds",
     "paceline_token_budget_tokens",
     "vllm:cache_config_info",
     *(QUEUED_TOKENS, CONTEXT_TOKENS, PACED_REQUESTS),
+    *(_STEPS, *_TOKENS),
 )
 MOST_COUNTED = 1e12  # of anything: beyond it a value makes no sense
 LATENESS, STEP = "paceline_sim_lateness_seconds", "paceline_step_seconds"
@@ -33,9 +36,10 @@ LATENESS, STEP = "paceline_sim_lateness_seconds", "paceline_step_seconds"
 
 @dataclass(frozen=True, slots=True)
 class Scraped:
-    """One engine's answer; `histograms` are the lines of those that describe how it runs."""
+    """One engine's answer: `told` is what its counters say; `histograms` are the lines of those on how it runs."""
 
     facts: Facts
+    told: Told = NOTHING_TOLD
     histograms: str = ""
 
 
@@ -68,9 +72,8 @@ def read(text: str, now: float, model: str, tensor: int) -> Scraped:
     for sample in samples.get("vllm:cache_config_info", ()):
         facts = _with_cache(facts, sample.labels)
     facts = replace(facts, table=_table(samples, model, tensor), work=_work(samples))
-    return Scraped(
-        facts, "\n".join(line for line in lines if line.startswith((f"{LATENESS}_bucket", f"{STEP}_bucket")))
-    )
+    histograms = (line for line in lines if line.startswith((f"{LATENESS}_bucket", f"{STEP}_bucket")))
+    return Scraped(facts, _told(samples), "\n".join(histograms))
 
 
 def fleet_quantile(fleet: Iterable[Scraped], name: str, q: float, where: Mapping[str, str]) -> float | None:
@@ -128,6 +131,11 @@ def _count(samples: Mapping[str, list[Sample]], name: str) -> int | None:
     """Over whatever labels there are; None where the engine does not tell."""
     found = [sample.value for sample in samples.get(name, ()) if 0 <= sample.value <= MOST_COUNTED]
     return int(sum(found)) if found else None
+
+
+def _told(samples: Mapping[str, list[Sample]]) -> Told:
+    steps = sum(s.value for s in samples.get(_STEPS, ()) if s.labels.get("kind") == "measured")
+    return Told(steps, sum(s.value for name in _TOKENS for s in samples.get(name, ())))
 
 
 def _table(samples: Mapping[str, list[Sample]], model: str, tensor: int) -> StepTable | None:

@@ -15,14 +15,16 @@ AGES_S = (1.0, 2.0, 4.0, 8.0)  # upper ends; the last range is open
 PRIOR = (0.25, 0.3, 0.4, 0.5, 0.7)  # of the predicted time
 LEAST, MOST = 0.1, 1.5
 STEP = 0.02
-DRIFT_STEP, LEAST_DRIFT, MOST_DRIFT = 1.02, 0.4, 1.0
+DRIFT_STEP = 1.02
+DRIFT = (0.4, 1.0)  # bounds of a replica's pace
+LINK = (0.25, 16.0)  # and of its hand-overs, over those of a fast network
 FLOOR_S = 0.02  # a prediction below this is a step, whose phase nobody knows
 
 
-def followed(drift: float, predicted_s: float, observed_s: float) -> float:
+def followed(drift: float, predicted_s: float, observed_s: float, bounds: tuple[float, float] = DRIFT) -> float:
     """A replica's median of observed over foreseen times, after one more; `predicted_s` was made with `drift`."""
     moved = drift * DRIFT_STEP if observed_s > predicted_s else drift / DRIFT_STEP
-    return min(max(moved, LEAST_DRIFT), MOST_DRIFT)
+    return min(max(moved, bounds[0]), bounds[1])
 
 
 class PredictionErrors:

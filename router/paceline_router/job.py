@@ -7,7 +7,6 @@ applied.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from time import monotonic
 from typing import Any, assert_never
@@ -20,7 +19,7 @@ from paceline_engine.http1 import Call, Exchange, Header
 
 from paceline_router.account import Account
 from paceline_router.admission import Admitted, tenant
-from paceline_router.answers import Answer, PrefillAnswer, StreamedAnswer, WholeAnswer
+from paceline_router.answers import PrefillAnswer, client_answer
 from paceline_router.attempts import Fault, GiveUp, Leg
 from paceline_router.bodies import LegBodies
 from paceline_router.facts import Role
@@ -28,13 +27,13 @@ from paceline_router.prompt_spans import prompt_spans
 from paceline_router.replica import Size
 from paceline_router.request import Kind, Request
 from paceline_router.shell import Shell
+from paceline_router.silence import Owed
 from paceline_router.sizing import expected_size
 from paceline_router.stream import Usage
 from paceline_router.waiting import Claim, Prospect
 from paceline_router.way import Failed, Next, Send, Way
 
 _CLOSE_AFTER_S = 0.05  # an error event gets this long on the wire before the connection is closed under it
-_TRACEPARENT = re.compile(rb"[0-9a-f-]{1,128}")
 _TENANT = tuple(name.encode() for name in (TENANT, FAIRNESS_ID, AUTHORIZATION))
 _TARGETS = {kind: f"/v1/{kind}".encode() for kind in Kind}
 
@@ -56,16 +55,15 @@ class Job:
         self.exchange = exchange
         self.request = request
         self.id = id_
-        self.account = Account(shell, exchange.received_at, accepted_at, request, admitted)
+        self.account = Account(shell, exchange, accepted_at, request, admitted)
         self._slo = admitted.effective
-        trace = exchange.header(b"traceparent")
-        self._trace = trace if trace is not None and _TRACEPARENT.fullmatch(trace) else None
         self._bodies = LegBodies(body, request, exchange.body)
         self._way = Way(
             shell.guide,
             self._size(body),
             deadline_s=self.account.course.arrival_s + shell.config.limits.request_timeout_s,
             streamed=request.stream,
+            whole=request.whole,
             on_failed=self._leg_failed,
         )
         self._call: Call | None = None
@@ -92,7 +90,7 @@ class Job:
     def claim(self) -> Claim:
         """What it brings to a waiting room."""
         header = self.exchange.header
-        return self._way.claim(self._slo.name, tenant(*(header(name) for name in _TENANT)))
+        return self._way.claim(self._slo.name, tenant(self.exchange.caller, *(header(name) for name in _TENANT)))
 
     def prospect(self, now: float) -> Prospect:
         """What to start it now would bring."""
@@ -122,6 +120,7 @@ class Job:
         """The first content is about to be sent."""
         now = self.shell.clock.now()
         self.exchange.start(200, [*headers, (b"x-request-id", self.id)])
+        self.account.answered(200, headers)
         self.account.first_token(now)
         self.shell.ledger.first_token(self._way.held, now)
 
@@ -157,15 +156,25 @@ class Job:
         if self._told:
             self.end_stream(result)
             return
-        self._close_leg(result)
+        self._close_leg(result, fault)
         now, begun = self.shell.clock.now(), self.exchange.started
         self._go(self._way.failed(fault, message, now, client_has_bytes=begun))
 
-    def abandon_leg(self, replica: str) -> None:
-        """`replica` no longer answers anyone: if the request is there, it waits no longer."""
+    @property
+    def owed(self) -> tuple[str, Owed] | None:
+        """What an engine owes it now, and which; None where it waits for none, or its client for nothing."""
+        way, call = self._way, self._call
+        if call is None or call.paused or self._told:
+            return None
+        return way.replica, Owed(
+            way.leg, way.size.prompt_tokens, way.sent_s, self.exchange.started, self.request.stream
+        )
+
+    def abandon_leg(self, replica: str, fault: Fault, why: str) -> None:
+        """`replica` no longer answers: if the request is there, it waits no longer."""
         if self._way.replica == replica and self._call is not None:
             self._call.abort()
-            self.leg_failed(Fault.LOST, "aborted", "the replica no longer answers")
+            self.leg_failed(fault, "aborted", why)
 
     def give_up(self, outcome: Outcome, message: str, *headers: Header) -> None:
         """Ends the request at whatever point it is: with an error, unless its client was told all."""
@@ -199,24 +208,21 @@ class Job:
 
     def _send(self, leg: Leg, name: str) -> None:
         now = self.shell.clock.now()
-        answer = PrefillAnswer(self) if leg is Leg.PREFILL else self._client_answer()
-        left_s = self.account.ttft_left_s(self._slo, now)
-        headers = self.shell.headers.build(self._slo, left_s, self.id, self._trace)
+        answer = PrefillAnswer(self) if leg is Leg.PREFILL else client_answer(self)
+        left_s = self.account.ttft_left_s(self._slo, now) - self._way.after_leg_s
+        replica, pool = self.shell.ledger.replicas[name], self.shell.upstreams.pools[name]
+        trace = self.account.trace.leg(leg, replica, pool.host, pool.port)
+        headers = self.shell.headers.build(self._slo, left_s, self.id, trace)
         target = _TARGETS[self.request.kind]
         body = self._bodies.of(leg, self._kv_params)
-        self._call = answer.call = self.shell.upstreams.pools[name].request(b"POST", target, headers, body, answer)
-        self.account.leg_sent(leg, self.shell.ledger.replicas[name], now)
+        self._call = answer.call = pool.request(b"POST", target, headers, body, answer)
+        self.account.leg_sent(leg, replica, now)
         if leg is not Leg.PREFILL and not self.request.stream:
             wait_s = self.shell.clock.wall(self.account.predicted_wait_s(now))
             self._presumed = self.shell.alarms.set(monotonic() + wait_s, self._presume_first_token)
 
     def _leg_failed(self, failed: Failed) -> None:
         self.account.leg_failed(self.id, failed)
-
-    def _client_answer(self) -> Answer:
-        if self.request.stream:
-            return StreamedAnswer(self, hide_usage=not self.request.usage_wanted)
-        return WholeAnswer(self)
 
     def _presume_first_token(self) -> None:
         """Of an unstreamed answer the ledger takes the predicted moment."""
@@ -228,6 +234,7 @@ class Job:
         content_type = next((value for name, value in headers if name == b"content-type"), b"application/json")
         others = [header for header in headers if header[0] != b"content-type"]
         self.exchange.on_gone = None
+        self.account.answered(status, headers)
         self.exchange.respond(status, body, content_type=content_type, headers=[*others, (b"x-request-id", self.id)])
 
     def _client_gone(self) -> None:
@@ -239,19 +246,21 @@ class Job:
             self._close_leg("aborted")
         self._end(Outcome.CLIENT_GONE)
 
-    def _close_leg(self, result: str) -> None:
+    def _close_leg(self, result: str, fault: Fault | None = None) -> None:
         self._call = None
         if self._presumed is not None:
             self._presumed.cancel()
             self._presumed = None
-        self.shell.metrics.legs.add(self.role, result)
+        if result == "completed" and fault is None:
+            self.shell.ledger.completed(self._way.replica)
+        self.account.leg_over(self.role, result, fault)
 
     def _end(self, outcome: Outcome, usage: Usage | None = None) -> None:
         now = self.shell.clock.now()
         self.exchange.on_writable = None
         self._way.end(now)
         self.shell.forget(self)
-        self.account.end(outcome, usage, now)
+        self.account.end(self.id, outcome, usage, now)
 
     def _size(self, body: Mapping[str, Any]) -> Size:
         shell, request = self.shell, self.request

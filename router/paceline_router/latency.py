@@ -8,6 +8,7 @@ Invariant: predictions are finite and not negative, and grow with the work ahead
 from __future__ import annotations
 
 from paceline_router.facts import Facts
+from paceline_router.foresight import LINK, followed
 from paceline_router.replica import Replica
 
 # Before the first scrape: round figures of an 8B model on one H100 (its table: 0.04 ms a token, 8 ms a decode step).
@@ -75,6 +76,23 @@ def tpot_s(replica: Replica, prompt_tokens: int, *, joined: bool = False) -> flo
     decodes = replica.decodes + replica.incoming + replica.prefill_queue + extra
     context = replica.decode_context + replica.incoming_context + replica.prefill_tokens + extra * prompt_tokens
     return step_s(replica.facts, 0, 0.0, decodes, context)
+
+
+def after_prefill_s(prefill: Replica, decode: Replica, prompt_tokens: int) -> float:
+    """Seconds from a prompt's end at `prefill` to the first token, of a request that is expected at `decode`.
+
+    The transfer, as slow as it was of late, then two decode steps: the one that runs when the KV has come, and its own.
+    """
+    return decode.link * transfer_s(prefill.facts, prompt_tokens) + 2 * tpot_s(decode, prompt_tokens, joined=True)
+
+
+def link_seen(prefill: Replica, decode: Replica, prompt_tokens: int, seconds: float) -> float:
+    """`decode.link` after one more hand-over, which took `seconds` from its request to the first token.
+
+    Of the step that runs when the KV comes a half is left, as likely more as less.
+    """
+    steps_s = 1.5 * tpot_s(decode, prompt_tokens, joined=True)
+    return followed(decode.link, decode.link * transfer_s(prefill.facts, prompt_tokens) + steps_s, seconds, LINK)
 
 
 def ttft_s(prefill: Replica | None, decode: Replica, prompt_tokens: int, now: float) -> float:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
 
 from paceline_api.outcomes import Outcome
 from paceline_api.slo import SLOClass, Verdict
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from paceline_router.facts import Role
 
 SERVICE_LABELS = ("llmservice", "llmservice_namespace")
 
@@ -21,6 +24,15 @@ TIME_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 ERROR_BOUNDS_S = (-10.0, -2.5, -1.0, -0.25, -0.1, -0.025, -0.01, 0.0, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0)
 OVERHEAD_BOUNDS_S = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1)
 TOKEN_BOUNDS = tuple(float(2**n) for n in range(18))
+
+
+class Ejection(StrEnum):
+    """`cause` of paceline_replica_ejections_total: why a replica got nothing new for a time."""
+
+    FAILED = "failed"  # a request of ours found it unreachable, refusing, or broke off
+    UNANSWERED = "unanswered"  # its probes had no answer
+    SILENT = "silent"  # it gave no sign of work
+    ERRING = "erring"  # it answered with errors alone
 
 
 class Counters:
@@ -36,8 +48,8 @@ class Counters:
         """Shows 0 before the first is counted, so that an increase is seen."""
         self.values.setdefault(labels, 0)
 
-    def add(self, *labels: str) -> None:
-        self.values[labels] = self.values.get(labels, 0) + 1
+    def add(self, *labels: str, count: int = 1) -> None:
+        self.values[labels] = self.values.get(labels, 0) + count
 
     def collect(self, service: tuple[str, str]) -> Metric:
         family = CounterMetricFamily(self.name, self.help, labels=(*SERVICE_LABELS, *self.labels))
@@ -115,8 +127,17 @@ class RouterMetrics(Collector):
         self.misses = Counters("paceline_miss", "Missed objectives, by what took the time.", (*by_class, "cause"))
         self.legs = Counters("paceline_legs", "Requests sent to engines, by how they ended.", ("role", "result"))
         self.retries = Counters("paceline_retries", "Steps taken after a leg failed.", ("leg", "fault", "step"))
+        self.ejections = Counters("paceline_replica_ejections", "Replicas found unwell, by how.", ("role", "cause"))
+        for role in Role:
+            for ejection in Ejection:
+                self.ejections.begin(role, ejection)
         self.transfer_failures = Counters("paceline_kv_transfer_failures", "Prefills or KV hand-overs that failed.", ())
         self.transfer_failures.begin()
+        self.passthrough = Counters(
+            "paceline_passthrough_requests",
+            "Requests that are not for tokens, by the status they were answered with.",
+            ("path", "code"),
+        )
         self.ttft = Histogram("paceline_ttft_seconds", "Receipt to first content sent.", by_class, ())
         self.tpot = Histogram("paceline_tpot_seconds", "Mean time per output token after the first.", by_class, ())
         self.itl = Histogram("paceline_itl_seconds", "Gaps between tokens of a stream.", by_class, ())

@@ -9,21 +9,26 @@ outside can make two prompts look alike. Invariant: equal hashes at one place me
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from paceline_router.prefixes import SPAN_TOKENS
-from paceline_router.request import CHARS_PER_TOKEN, Kind
+from paceline_router.prompts import CHARS_PER_TOKEN
+from paceline_router.request import Kind
 
 SPAN_CHARS = CHARS_PER_TOKEN * SPAN_TOKENS
 SPAN_BYTES = 8 * SPAN_TOKENS  # of ids
 
 
 def prompt_spans(kind: Kind, body: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the prompt in a body that `parse` has admitted; empty for one that is shorter than a span."""
+    """Of the prompt in a body that `parse` has admitted; empty for what is embedded, and for less than a span."""
+    if kind is Kind.EMBEDDINGS:
+        return ()
     before = hash((repr(body.get("tools")), repr(body.get("cache_salt"))))
     if kind is Kind.CHAT:
         return _chained("".join(_texts(body["messages"])), SPAN_CHARS, before)
+    if kind is Kind.RESPONSES:
+        return _chained("".join(_texts(_turns(body))), SPAN_CHARS, before)
     prompt = body["prompt"]
     if not isinstance(prompt, str) and not isinstance(prompt[0], int):
         prompt = prompt[0]
@@ -40,7 +45,15 @@ def _chained(prompt: str | bytes, width: int, before: int) -> tuple[int, ...]:
     return tuple(hashes)
 
 
-def _texts(messages: list[Mapping[str, Any]]) -> Iterator[str]:
+def _turns(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What a response follows, as messages; items that are none (calls of tools, and what these gave) as they came."""
+    yield {"role": "system", "content": body.get("instructions")}
+    given = body["input"]
+    for item in [{"role": "user", "content": given}] if isinstance(given, str) else given:
+        yield item if "role" in item else {"role": "", "content": repr(item)}
+
+
+def _texts(messages: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Roles and texts of a chat, as far as it is text."""
     for message in messages:
         yield f"\0{message['role']}\0"

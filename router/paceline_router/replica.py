@@ -31,6 +31,13 @@ class Queued(NamedTuple):
     since_s: float  # when it came
 
 
+class Told(NamedTuple):
+    """What an engine's /metrics count: steps, and tokens of prompts and answers; 0 where it does not count them."""
+
+    steps: float = 0.0
+    tokens: float = 0.0
+
+
 class Recent(NamedTuple):
     """Prompt tokens sent to a replica, each counting less by half every RECENT_S·ln 2; as they counted at `at_s`."""
 
@@ -43,6 +50,7 @@ class Recent(NamedTuple):
 
 
 NOT_YET = Recent(0.0, 0.0)
+NOTHING_TOLD = Told()
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +69,10 @@ class Replica:
     facts: Facts = NO_FACTS
     ready: bool = False
     retired: bool = False  # going: nothing new is sent here, whatever its probes say
+    left_out: bool = False  # nor here while it gives no sign of work, or errs (silence.py, outliers.py)
+    signs: int = 0  # of work, so far
+    errors: int = 0  # legs that it answered with an error, since one was completed
+    told: Told = NOTHING_TOLD  # by its latest page
     legs: int = 0  # requests sent here whose answer is not complete
     prefill_queue: int = 0  # requests whose prompt is waiting or being computed here
     prefill_tokens: int = 0
@@ -83,12 +95,13 @@ class Replica:
     outlook: Outlook | None = None  # the same for what outlook.py foresees of its queue
     pacing: Pacing | None = None  # and of its decodes
     drift: float = 1.0  # its prompts' own seconds over foreseen ones, the median (foresight.py)
+    link: float = 1.0  # seconds of KV hand-overs to it over assumed ones, the median (latency.py)
     prompt_steps_s: tuple[float, float] | None = None  # and for what it makes of the facts alone
 
     @property
     def is_active(self) -> bool:
         """Whether it may get requests."""
-        return self.ready and not self.retired
+        return self.ready and not self.retired and not self.left_out
 
     @property
     def is_idle(self) -> bool:
@@ -144,6 +157,7 @@ class Flight:
     decoding_on: Replica | None = None
     paced_on: Replica | None = None
     promise: Promise | None = None
+    fetched_s: float | None = None  # when `decode` was asked to fetch its KV; None where that is not learnt from
     entry: Queued | None = None  # in the queue of `queued_on`
     number: int = 0  # in order of arrival
     context: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from paceline_router.facts import Role
-from paceline_router.replica import Replica
+from paceline_router.replica import NOTHING_TOLD, Replica, Told
 
 
 class Roster:
@@ -50,6 +50,40 @@ class Roster:
         replica.retired = retired
         self._group()
         return True
+
+    def leave_out(self, name: str, left_out: bool) -> bool:
+        """Whether this changed anything."""
+        replica = self.replicas[name]
+        if replica.left_out is left_out:
+            return False
+        replica.left_out = left_out
+        self._group()
+        return True
+
+    def completed(self, name: str) -> None:
+        """The replica answered a leg wholly: a sign of work."""
+        replica = self.replicas[name]
+        replica.signs += 1
+        replica.errors = 0
+
+    def erred(self, name: str) -> None:
+        """It is to blame for a leg that ended in an error."""
+        if name in self.replicas:
+            self.replicas[name].errors += 1
+
+    def tell(self, name: str, told: Told) -> None:
+        """Its page counts this; a sign of work if that differs from the last page, and there was one.
+
+        Counts that fall are those of a new process, which may be compiling.
+        """
+        replica = self.replicas[name]
+        if told == NOTHING_TOLD:
+            return
+        if told.steps < replica.told.steps:
+            replica.signs = 0 if replica.signs else 1
+        elif replica.told not in (NOTHING_TOLD, told):
+            replica.signs += 1
+        replica.told = told
 
     def remove(self, name: str) -> None:
         """An idle replica is gone."""

@@ -119,24 +119,28 @@ class Scraper:
                 continue
 
     async def _probe(self, replica: Replica) -> bool | None:
-        """Whether the replica is well, None without an answer. Its facts come first: it is never ready without them."""
+        """Whether the replica is well, None without an answer. Its facts come first: it is never ready without them.
+
+        One that drains is not ready, and works on.
+        """
+        is_well: bool | None = None
         try:
             ready = await self._get(replica, b"/readyz")
             if ready.status == 404:
                 ready = await self._get(replica, b"/health")
-            if ready.status != 200:
-                return False
+            is_well = False if ready.status != 200 else None
             metrics = await self._get(replica, b"/metrics")
         except (ClientError, TimeoutError):
-            return None
+            return is_well
         if metrics.status == 200:
             text = metrics.body.decode("utf-8", "replace")
             scraped = read(text, self._clock.now(), self._model, replica.gpus)
             self._scraped[replica.name] = scraped
             self._ledger.learn(replica.name, scraped.facts)
+            self._ledger.tell(replica.name, scraped.told)
         if ready.header(_SIMULATED) == b"1" or metrics.header(_SIMULATED) == b"1":
             self._simulated.add(replica.name)
-        return True
+        return ready.status == 200
 
     async def _get(self, replica: Replica, path: bytes) -> Response:
         return await fetch(self._pools[replica.name], b"GET", path, timeout_s=TIMEOUT_S)

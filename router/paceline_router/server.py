@@ -21,7 +21,9 @@ from paceline_engine.clock import Clock
 from paceline_engine.http1 import Limits, Server, serve
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from paceline_router.api_keys import APIKeys
 from paceline_router.app import App
+from paceline_router.certificate import Certificate
 from paceline_router.console.serve import Console
 from paceline_router.dispatcher import Dispatcher
 from paceline_router.door import Door
@@ -29,12 +31,13 @@ from paceline_router.endpoints import Member
 from paceline_router.facts import Role
 from paceline_router.gauges import StateGauges
 from paceline_router.members import Membership
-from paceline_router.metrics import RouterMetrics
+from paceline_router.metrics import Ejection, RouterMetrics
 from paceline_router.pick import Picker
 from paceline_router.scrape import Scraper
 from paceline_router.shell import Shell, rules
 from paceline_router.state import Ledger
 from paceline_router.upstream import LegHeaders, Upstreams
+from paceline_router.vigil import Vigil
 from paceline_router.way import Guide
 
 _log = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ LAST_ANSWERS_S = 1.0  # wall: for the errors of what a drain cut off to reach th
 
 
 class Router:
-    """One router process' parts. `token` is the service's own (DESIGN §4).
+    """One router process' parts. `token` is the service's own (DESIGN §4). ConfigError: no key or certificate.
 
     The replicas of a static `discovery` are there from the start, and it is ready while they can serve. Those of
     Kubernetes come to `membership`; it is ready once it knows them, because a router that says 503 for a fleet that
@@ -70,7 +73,7 @@ class Router:
             config,
             clock,
             asyncio.get_running_loop(),
-            Guide(ledger, picker, recompute, config.kv_transfer.lease_s, self._scraper.probe_soon),
+            Guide(ledger, picker, recompute, config.kv_transfer.lease_s, self._unready),
             Door(clock, asyncio.get_running_loop(), rules(config) if config.waiting_room else None),
             upstreams,
             LegHeaders(classes, token),
@@ -78,23 +81,35 @@ class Router:
             id_prefix,
             partial(_cannot_serve, picker, ledger) if is_static else partial(_is_unknown, self.membership),
         )
+        self._vigil = Vigil(self.shell, self._scraper.probe_soon)
         if isinstance(discovery, StaticDiscovery):
             self.membership.apply(map(_member, discovery.replicas))
         self._dispatcher = Dispatcher(self.shell)
         self.console = Console(self.shell, self._scraper)
-        registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(StateGauges(self.shell, self._scraper))
         ProcessCollector(registry=registry)
-        self._app = App(self.shell, self._dispatcher, self.console, registry)
+        self._keys = APIKeys(config.api_keys_dir) if config.api_keys_dir else None
+        self._certificate = Certificate(config.tls) if config.tls else None
+        self._app = App(self.shell, self._dispatcher, self.console, registry, self._keys)
 
     def _abandon(self, replica: str) -> None:
+        self._count(replica, Ejection.UNANSWERED)
         self.shell.abandon(replica)
+
+    def _unready(self, replica: str) -> None:
+        self._count(replica, Ejection.FAILED)
+        self._scraper.probe_soon(replica)
+
+    def _count(self, replica: str, cause: Ejection) -> None:
+        self.shell.metrics.ejections.add(self.shell.ledger.replicas[replica].role, cause)
 
     async def listen(self, host: str, port: int) -> Server:
         """Serves on `host`:`port`; OSError when that cannot be bound."""
         limits = Limits(max_body_bytes=self._config.limits.max_body_bytes)
-        return await serve(self._app.handle, host, port, limits=limits, error_body=self._dispatcher.malformed)
+        tls = self._certificate.context if self._certificate else None
+        return await serve(self._app.handle, host, port, limits=limits, error_body=self._dispatcher.malformed, tls=tls)
 
     async def run(
         self, server: Server, stop: asyncio.Event, *followers: Coroutine[None, None, None], notice_s: float = 0.0
@@ -104,12 +119,15 @@ class Router:
         `followers` run meanwhile: they tell `membership` and `shell` what changes outside.
         """
         own = (self._scraper.run(), self.console.run(), self._tick())
+        files = (file.watch() for file in (self._keys, self._certificate) if file is not None)
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(each) for each in own + followers]
+            background = [group.create_task(each) for each in (*own, *files, *followers)]
             await stop.wait()
             await self._drain(server, notice_s)
             for task in background:
                 task.cancel()
+        self._upstreams.close()  # when no probe is under way any more
+        self.shell.alarms.close()
 
     async def _tick(self) -> None:
         while True:
@@ -117,6 +135,7 @@ class Router:
             now = self.shell.clock.now()
             self.shell.tracker.tick(now)
             self.shell.expire(now)
+            self._vigil.look(now)
             self.membership.reconcile()
 
     async def _drain(self, server: Server, notice_s: float) -> None:
@@ -134,8 +153,6 @@ class Router:
             for job in list(shell.jobs):
                 job.give_up(Outcome.TIMED_OUT, "the router stopped before the answer was complete")
         await server.drain(LAST_ANSWERS_S)
-        self._upstreams.close()
-        self.shell.alarms.close()
 
 
 def _member(replica: ReplicaConfig) -> Member:

@@ -17,10 +17,13 @@ from paceline_engine.alarms import Alarms
 from paceline_engine.clock import Clock
 from paceline_engine.lengths import OutputLengths
 
+from paceline_router.attempts import Fault
 from paceline_router.door import Door, Waiting
 from paceline_router.facts import Role
 from paceline_router.metrics import RouterMetrics
 from paceline_router.request import Served
+from paceline_router.silence import Owed
+from paceline_router.spans import PassOn, Tracer
 from paceline_router.state import Ledger
 from paceline_router.tracker import Tracker
 from paceline_router.upstream import LegHeaders, Upstreams
@@ -36,7 +39,9 @@ class InFlight(Waiting, Protocol):
     @property
     def waiting_since_s(self) -> float | None: ...
     def give_up(self, outcome: Outcome, message: str) -> None: ...
-    def abandon_leg(self, replica: str) -> None: ...
+    @property
+    def owed(self) -> tuple[str, Owed] | None: ...
+    def abandon_leg(self, replica: str, fault: Fault, why: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -60,6 +65,7 @@ class Shell:
     served: Served = field(init=False)
     tracker: Tracker = field(default_factory=Tracker)
     lengths: OutputLengths = field(default_factory=OutputLengths)
+    tracer: Tracer = field(default_factory=PassOn)
     alarms: Alarms = field(init=False)
     jobs: dict[InFlight, float] = field(default_factory=dict)  # and when each runs into its time limit, the first first
     draining: bool = False
@@ -126,7 +132,7 @@ class Shell:
     def abandon(self, name: str) -> None:
         """The replica no longer answers its probes: whatever is in flight there has failed."""
         for job in list(self.jobs):
-            job.abandon_leg(name)
+            job.abandon_leg(name, Fault.LOST, "the replica no longer answers")
 
 
 def rules(config: RouterConfig) -> Mapping[str, Rule]:

@@ -18,6 +18,7 @@ from paceline_engine.work import NO_WORK, Work, told
 from paceline_router.arriving import Load
 from paceline_router.facts import Facts
 from paceline_router.foresight import PredictionErrors, followed
+from paceline_router.latency import link_seen
 from paceline_router.prefixes import PrefixIndex
 from paceline_router.replica import Flight, Promise, Queued, Recent, Replica, Size
 from paceline_router.roster import Roster
@@ -39,6 +40,11 @@ class Ledger(Roster):
         """Of the work at all replicas, this router's part; 1 where there is none, or engines do not tell of others'."""
         total = self._paced + self._others
         return self._paced / total if total else 1.0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this router at the replicas."""
+        return self._paced
 
     def remove(self, name: str) -> None:
         """An idle replica is gone."""
@@ -102,10 +108,11 @@ class Ledger(Roster):
         self._drop_leg(flight)
         self._drop_decode(flight)
 
-    def decode_on(self, flight: Flight, decode: str) -> None:
-        """Leg 2 starts at `decode`, which fetches the KV."""
+    def decode_on(self, flight: Flight, decode: str, now: float | None = None) -> None:
+        """Leg 2 starts at `decode`, which fetches the KV; `now` None where nobody will hear of the first token."""
         self.give_back_decode(flight)
         self._expect(flight, self.replicas[decode])
+        flight.fetched_s = now if flight.decode.kv_room >= 0 else None  # a wait for room is no transfer
         self._leg(flight, flight.decode)
 
     def compute_on(self, flight: Flight, decode: str, now: float) -> None:
@@ -123,6 +130,9 @@ class Ledger(Roster):
     def first_token(self, flight: Flight, now: float) -> None:
         """The first token came from the decode replica: its prompt is done, its KV fetched."""
         self._drop_prefill(flight, now)
+        if flight.fetched_s is not None and flight.prefill is not None:
+            took_s, tokens = now - flight.fetched_s, flight.size.prompt_tokens
+            flight.decode.link, flight.fetched_s = link_seen(flight.prefill, flight.decode, tokens, took_s), None
         self._unexpect(flight)
         self._keep(flight, now)
         if flight.decoding_on is None:
@@ -150,6 +160,7 @@ class Ledger(Roster):
         """`count` more tokens came; beyond the reservation the KV grows with them."""
         replica = flight.decoding_on
         if replica is not None:
+            replica.signs += 1
             flight.context += count
             replica.decode_context += count
             over = flight.context - flight.kv[replica.name]

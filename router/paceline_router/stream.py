@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
 MAX_EVENT_BYTES = 4 * 2**20
 
 # What makes an event more than one more token. Inside a JSON string its quotes would be escaped.
-_SPECIAL = re.compile(rb'"usage": ?\{|"finish_reason": ?"|"error":|\[DONE\]')
+SPECIAL = re.compile(rb'"usage": ?\{|"finish_reason": ?"|"error":|\[DONE\]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +33,29 @@ def read_usage(answer: object) -> Usage | None:
     usage = answer.get("usage") if isinstance(answer, Mapping) else None
     if not isinstance(usage, Mapping):
         return None
-    prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
+    if "input_tokens" in usage:  # of a response
+        prompt, output = usage["input_tokens"], usage.get("output_tokens")
+    else:
+        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
     if isinstance(prompt, int) and isinstance(output, int) and prompt >= 0 and output >= 0:
         return Usage(prompt, output)
     return None
 
 
 class AnswerStream:
-    """One streamed answer. After `feed`: `new_tokens` events of it carried content; `error` ends the stream."""
+    """One streamed answer. After `feed`: `new_tokens` events of it carried content; `error` ends the stream.
+
+    Once there was content, bytes without anything `special` are passed on unread, a token for each `mark` in them.
+    """
+
+    special: ClassVar[re.Pattern[bytes]] = SPECIAL
+    mark: ClassVar[bytes] = b"\n\n"
 
     __slots__ = (
+        "_find",
         "_held",
         "_hide_usage",
+        "_mark",
         "_rest",
         "content",
         "done",
@@ -55,7 +66,9 @@ class AnswerStream:
         "usage",
     )
 
-    def __init__(self, *, hide_usage: bool) -> None:
+    def __init__(self, *, hide_usage: bool = False) -> None:
+        self._find = self.special.search
+        self._mark = self.mark
         self._hide_usage = hide_usage
         self._rest = b""
         self._held = b""
@@ -81,8 +94,8 @@ class AnswerStream:
             buffer, self._rest = buffer[:cut], buffer[cut:]
             if len(self._rest) > MAX_EVENT_BYTES:
                 self.error = f"the engine sent an event above {MAX_EVENT_BYTES} bytes"
-        if self.content and _SPECIAL.search(buffer) is None:
-            self.new_tokens = buffer.count(b"\n\n")
+        if self.content and self._find(buffer) is None:
+            self.new_tokens = buffer.count(self._mark)
             return buffer
         return self._read(buffer)
 

@@ -5,7 +5,7 @@ Invariant: nothing that a client sent reaches an engine in a header, but for its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from paceline_api import headers as names
 from paceline_api.slo import SLOClass
@@ -44,16 +44,18 @@ class LegHeaders:
         """These are the classes from now on."""
         self._by_class = {slo: self._fixed(slo) for slo in classes.values()}
 
-    def build(self, slo: SLOClass, ttft_remaining_s: float, request_id: bytes, trace: bytes | None) -> list[Header]:
+    def build(self, slo: SLOClass, ttft_remaining_s: float, request_id: bytes, trace: Sequence[Header]) -> list[Header]:
         """`ttft_remaining_s` of the objective is left, model seconds; below 0 when the limit has passed."""
-        built = [
+        return [
             *(self._by_class.get(slo) or self._fixed(slo)),
             (b"x-request-id", request_id),
             (b"x-slo-ttft-remaining-ms", b"%.1f" % (ttft_remaining_s * 1000)),
+            *trace,
         ]
-        if trace is not None:
-            built.append((b"traceparent", trace))
-        return built
+
+    def plain(self, request_id: bytes, trace: Sequence[Header]) -> list[Header]:
+        """Of a request without an objective."""
+        return [_JSON, (b"x-request-id", request_id), *trace]
 
     def _fixed(self, slo: SLOClass) -> tuple[Header, ...]:
         fixed = (

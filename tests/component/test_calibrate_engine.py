@@ -95,10 +95,12 @@ def test_ctrl_c_ends_with_130_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_nobody_at_the_url_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command("http://127.0.0.1:9", tmp_path / "t.json")) == 2
-    assert main(command("https://127.0.0.1", tmp_path / "t.json")) == 2
-    nobody, scheme = capsys.readouterr().err.splitlines()
-    assert nobody.startswith("paceline calibrate: http://127.0.0.1:9 does not answer")
-    assert "not a plain http://HOST:PORT" in scheme
+    assert main(command("https://127.0.0.1:9", tmp_path / "t.json")) == 2
+    assert main(command("ftp://127.0.0.1", tmp_path / "t.json")) == 2
+    plain, secure, scheme = capsys.readouterr().err.splitlines()
+    assert plain.startswith("paceline calibrate: http://127.0.0.1:9 does not answer")
+    assert secure.startswith("paceline calibrate: https://127.0.0.1:9 does not answer")
+    assert "not http://HOST:PORT or https://HOST:PORT" in scheme
     assert not (tmp_path / "t.json").exists()
 
 

@@ -11,6 +11,7 @@ import yaml
 from chart_rules import rule_files
 from helm_chart import NAMESPACE, Json, helm, kinds, named, needs_helm, render, rules_of
 from paceline_api.chartgen import CHART
+from paceline_operator.manifests.meta import SCRAPE_SCHEME
 from paceline_router.scaling.actuate import MANAGER
 
 AUTOSCALER = "paceline-autoscaler"
@@ -150,11 +151,21 @@ def test_the_pod_monitor_finds_every_pod_of_paceline_in_every_namespace() -> Non
     labels = "prometheus.scrapeInterval=7s,prometheus.labels.release=stack"
     monitor = named(render(*POD_MONITOR, "--set", labels), "PodMonitor", "paceline-fleet")
     assert monitor["metadata"]["labels"]["release"] == "stack"
+    [endpoint] = monitor["spec"].pop("podMetricsEndpoints")
     assert monitor["spec"] == {
         "namespaceSelector": {"any": True},
         "selector": {"matchLabels": {"app.kubernetes.io/name": "paceline"}},
-        "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "7s", "honorLabels": False}],
     }
+    plain = {"port": "http", "path": "/metrics", "interval": "7s", "honorLabels": False}
+    assert plain.items() <= endpoint.items()
+
+
+def test_routers_that_serve_https_are_scraped_so_whatever_name_their_certificate_has() -> None:
+    [endpoint] = named(render(*POD_MONITOR), "PodMonitor", "paceline-fleet")["spec"]["podMetricsEndpoints"]
+    said = "__meta_kubernetes_pod_annotation_" + SCRAPE_SCHEME.replace(".", "_").replace("/", "_")
+    [rule] = endpoint["relabelings"]
+    assert rule == {"sourceLabels": [said], "regex": "https", "targetLabel": "__scheme__", "replacement": "https"}
+    assert endpoint["tlsConfig"] == {"insecureSkipVerify": True}
 
 
 @pytest.mark.parametrize("interval_s", [1, 15, 60])

@@ -11,15 +11,18 @@ from typing import Any
 
 import orjson
 import pytest
+from certificates import make_certificate
 from completions_double import Engine, Json, router_metrics, run
+from paceline_api.config import TLSConfig
 from paceline_cli import replay as command
 from paceline_cli.workload_flags import read_outputs
-from paceline_engine.http1 import serve
+from paceline_engine.http1 import Exchange, serve
 from paceline_planner.replay import Options, Workload, replay
 from paceline_planner.report import Report
 from paceline_planner.target import ReplayError, Wanted
 from paceline_planner.traces import TraceRequest
 from paceline_planner.workloads import Fixed
+from paceline_router.certificate import Certificate
 
 
 async def measure(engine: Engine, **options: Any) -> Json:
@@ -45,6 +48,40 @@ def test_a_paceline_router_says_limits_gpus_and_lateness_and_counts_the_same() -
     assert report["reconciliation"]["router_arrivals"] == report["arrivals"] == len(engine.received) > 10
     assert report["outcomes"]["completed"] == report["arrivals"]
     assert set(engine.classes) == {None}
+
+
+@pytest.mark.parametrize(("key", "says"), [("sk", ""), (None, "put it into PACELINE_API_KEY")], ids=["a key", "none"])
+def test_a_router_with_a_certificate_and_keys(
+    key: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "pki"
+    certificate = Certificate(TLSConfig.model_validate(make_certificate(made)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(made / "ca.crt"))
+    engine = Engine(metrics=router_metrics)
+
+    def handle(exchange: Exchange) -> None:
+        if exchange.header(b"authorization") == b"Bearer sk":
+            engine.handle(exchange)
+        else:
+            exchange.respond(401)
+
+    async def test() -> Json:
+        server = await serve(handle, "127.0.0.1", 0, tls=certificate.context)
+        workload = Workload("fixed:20,4", Fixed(20, 4))
+        options = Options(f"https://localhost:{server.port}", workload, [50.0], 0.2, api_key=key)
+        try:
+            value = orjson.loads((await replay(options, asyncio.Event())).to_json())
+            assert isinstance(value, dict)
+            return value
+        finally:
+            await server.close()
+
+    if says:
+        with pytest.raises(ReplayError, match=says):
+            run(test())
+    else:
+        report = run(test())
+        assert report["outcomes"]["completed"] == report["arrivals"] == len(engine.received) > 0
 
 
 def test_late_engines_make_the_report_invalid() -> None:
@@ -108,7 +145,7 @@ def parse(*argv: str) -> argparse.Namespace:
         pytest.param(["--synthetic", "chat"], "give --rate", id="a synthetic workload needs a rate"),
         pytest.param(["--synthetic", "poem", "--rate", "1"], "no workload 'poem'", id="an unknown workload"),
         pytest.param(["--trace", "absent.csv"], "absent.csv: No such file", id="a trace that is not there"),
-        pytest.param(["--synthetic", "code", "--rate", "1", "--url", "https://x"], "plain http", id="no TLS"),
+        pytest.param(["--synthetic", "code", "--rate", "1", "--url", "ftp://x"], "not http://HOST", id="FTP"),
         pytest.param(["--synthetic", "code", "--rate", "1", "--url", "127.0.0.1:1"], "does not answer", id="no server"),
     ],
 )
@@ -147,7 +184,7 @@ def test_ctrl_c_reports_what_was_done_and_marks_it() -> None:
         engine = Engine(metrics=router_metrics)
         server = await serve(engine.handle, "127.0.0.1", 0)
         args = parse("--url", f"http://127.0.0.1:{server.port}", "--synthetic", "fixed:9,2", "--rate", "50")
-        asyncio.get_running_loop().call_later(0.4, os.kill, os.getpid(), signal.SIGINT)
+        asyncio.get_running_loop().call_later(1.0, os.kill, os.getpid(), signal.SIGINT)
         report = await command._measure(command._options(args))
         await server.close()
         return report

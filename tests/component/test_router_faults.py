@@ -10,6 +10,7 @@ import asyncio
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import orjson
 import pytest
@@ -64,6 +65,30 @@ def test_requests_survive_what_happens_to_an_engine(fault: Fault, tmp_path: Path
             endings = await settle(front.port, [*decoding, *computing, *after])
             assert bool(endings["cut"]) is fault.cuts
             assert await counts(front.port, "paceline_retries_total", "fault")
+            ejections = await counts(front.port, "paceline_replica_ejections_total", "cause")
+            assert ejections["silent" if fault.signum is signal.SIGSTOP else "failed"]
+            pool.close()
+
+    run(main())
+
+
+def test_an_engine_that_stands_still_is_found_within_seconds_and_trusted_once_it_goes_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with engines(tmp_path, "mixed0", "mixed1") as up, router(tmp_path, up) as front:
+            pool, stopped = ClientPool("127.0.0.1", front.port), up["mixed0"].process
+            for _ in range(2):  # each engine has worked: it is not thought to compile
+                first = [Asked(pool, stream=True, tokens=20) for _ in range(2)]
+                assert {await each.ending() for each in first} == {"whole"}
+            stopped.send_signal(signal.SIGSTOP)
+            since_s = monotonic()
+            asked = [Asked(pool, stream=True, tokens=20) for _ in range(4)]
+            assert {await each.ending() for each in asked} == {"whole"}
+            assert 2.0 < monotonic() - since_s < 8.0  # 2 s, and room for a busy machine; 16 s by its probes alone
+            stopped.send_signal(signal.SIGCONT)
+            log = tmp_path / "router.log"
+            await until(lambda: "replica=mixed0 heard_after_s=" in log.read_text(), timeout_s=30)  # its page counts on
+            asked = [Asked(pool, stream=True, tokens=20) for _ in range(4)]
+            assert {await each.ending() for each in asked} == {"whole"}
             pool.close()
 
     run(main())

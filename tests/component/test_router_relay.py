@@ -97,7 +97,8 @@ def test_both_legs_carry_the_hand_over_verbatim_and_a_forged_one_is_dropped() ->
                 assert leg.headers["traceparent"] == "00-abc-def-01"
                 assert "x-prefiller-host-port" not in leg.headers
             left = [float(leg.headers["x-slo-ttft-remaining-ms"]) for leg in (first, second)]
-            assert 30_000 > left[0] > left[1] > 29_000
+            assert all(29_000 < ms < 30_000 for ms in left)
+            assert left[0] < left[1] - 20  # leg 1 has what the hand-over takes less: two decode steps of 10 ms and more
 
     run(body())
 
@@ -195,7 +196,7 @@ def test_refused_and_counted_as_rejected(body: object, headers: list[tuple[bytes
 def test_what_the_router_does_not_serve() -> None:
     async def body() -> None:
         async with fleet("mixed0") as up:
-            assert (await up.get("/v1/embeddings")).status == 404
+            assert (await up.get("/v1/audio/speech")).status == 404
             assert (await up.get("/v1/completions")).status == 405
             assert await up.outcomes() == {}
 

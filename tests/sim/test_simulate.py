@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from factories_api import make_class, make_service
 from paceline_api.validate import load_service
 from paceline_cli.__main__ import main
 from paceline_planner import figure
@@ -26,6 +27,7 @@ from paceline_planner.simulate import (
 )
 from paceline_planner.workloads import parse_lengths
 from paceline_router.scaling.views import Hint
+from paceline_router.waiting import Rule
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAT = ROOT / "examples" / "chat.yaml"
@@ -142,6 +144,14 @@ def test_each_engine_policy_and_router_policy_serves_the_workload() -> None:
     for engine, router in (("sarathi", "random"), ("vllm-v1", "round-robin")):
         report = simulate(replace(fleet_spec(service, planned, engine), router_policy=router), offered)
         assert report.runs[0].outcomes["completed"] == report.runs[0].arrivals
+
+
+def test_classes_have_their_turns_in_the_simulated_waiting_room_too() -> None:
+    slo = {"defaultClass": "a", "classes": [make_class("a"), make_class("b", priority=7)]}
+    service = make_service(slo=slo, router={"waitingRoom": "Enabled"})
+    planned = plan(service)
+    assert isinstance(planned, Plan)
+    assert fleet_spec(service, planned).waiting == {"a": Rule(0), "b": Rule(7)}
 
 
 def events(report: dict[str, Any]) -> list[str]:

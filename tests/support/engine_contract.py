@@ -14,11 +14,11 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
-from engine_peer import CHAT, COMPLETIONS, TOKEN, TRUSTED, Peer, events, holds
+from engine_peer import CHAT, COMPLETIONS, RESPONSES, TOKEN, TRUSTED, Peer, events, holds
 from metric_names import engine_families
 from paceline_engine.drain import drain, left_requests
 from paceline_engine.http1 import Header
-from paceline_engine.pd import KV_PARAMS, LEASE_S, decode_leg, prefill_leg
+from paceline_engine.pd import KV_PARAMS, LEASE_S, decode_leg, prefill_leg, prefill_leg_of_response
 
 SIMULATED = engine_families()
 ONLY_SIMULATED = frozenset({"paceline_sim_lateness_seconds", "paceline_kv_leases_expired"})
@@ -79,6 +79,86 @@ async def it_says_what_it_serves_and_how_it_is(peer: Peer) -> None:
     assert ((await peer.get("/metrics")).header(b"content-type") or b"").startswith(b"text/plain")
     assert (await peer.get("/nowhere")).status == 404
     assert (await peer.get(COMPLETIONS)).status == 405
+
+
+def respond(**over: Any) -> dict[str, Any]:
+    """A greedy response of a fixed length."""
+    return {
+        "model": "m",
+        "input": "Say something",
+        "max_output_tokens": 8,
+        "ignore_eos": True,
+        "temperature": 0,
+        **over,
+    }
+
+
+def words_of(response: Mapping[str, Any]) -> str:
+    (message,) = (item for item in response["output"] if item["type"] == "message")
+    return "".join(part["text"] for part in message["content"])
+
+
+async def a_response_says_what_it_used(peer: Peer) -> None:
+    answer = await peer.post(RESPONSES, respond(instructions="Be brief", store=False))
+    assert answer.status == 200, answer.body
+    response = orjson.loads(answer.body)
+    assert response["object"] == "response"
+    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert response["usage"]["output_tokens"] == response["max_output_tokens"] == 8
+    assert response["usage"]["input_tokens"] > 2
+    assert response["instructions"] == "Be brief"
+    assert response.get(KV_PARAMS) is None
+    assert words_of(response)
+
+
+async def a_streamed_response_is_typed_events_and_no_done(peer: Peer) -> None:
+    answer = await peer.post(RESPONSES, respond(stream=True))
+    assert (answer.header(b"content-type") or b"").startswith(b"text/event-stream")
+    sent = events(answer)
+    kinds = [event["type"] for event in sent]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] == "response.completed"
+    assert [event["sequence_number"] for event in sent] == list(range(len(sent)))
+    assert [line[7:].decode() for line in answer.body.split(b"\n") if line.startswith(b"event: ")] == kinds
+    response = sent[-1]["response"]
+    assert response["usage"]["output_tokens"] == 8
+    said = "".join(event["delta"] for event in sent if event["type"] == "response.output_text.delta")
+    assert said == words_of(response) == words_of(orjson.loads((await peer.post(RESPONSES, respond())).body))
+
+
+async def responses_are_not_kept(peer: Peer) -> None:
+    assert (await peer.post(RESPONSES, respond(background=True))).status == 400
+    assert (await peer.post(RESPONSES, respond(previous_response_id="resp_1"))).status == 404
+    assert (await peer.post(RESPONSES, respond(max_output_tokens=0))).status == 400
+    assert (await peer.post(RESPONSES, respond(model="other"))).status == 404
+    assert (await peer.post(RESPONSES, respond(max_output_tokens=20_000))).status == 400
+
+
+async def it_counts_tokens_as_usage_does_and_reads_them_back(peer: Peer) -> None:
+    prompt = "Hello there, friend"
+    answer = await peer.post("/tokenize", {"model": "m", "prompt": prompt, "return_token_strs": True})
+    assert answer.status == 200, answer.body
+    found = orjson.loads(answer.body)
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"]) > 0
+    assert found["max_model_len"] >= 4096
+    usage = (await peer.complete(**ask(prompt=prompt)))["usage"]
+    assert found["count"] == usage["prompt_tokens"]
+    assert text_of(await peer.complete(**ask(prompt=prompt))) == text_of(
+        await peer.complete(**ask(prompt=found["tokens"]))
+    )
+    back = await peer.post("/detokenize", {"tokens": found["tokens"]})
+    assert prompt in orjson.loads(back.body)["prompt"]
+    messages = [{"role": "user", "content": prompt}]
+    chat = orjson.loads((await peer.post("/tokenize", {"messages": messages})).body)
+    assert chat["count"] > found["count"]
+    for body in ({"model": "other", "prompt": prompt}, {"model": "m"}):
+        refused = await peer.post("/tokenize", body)
+        assert refused.status == (404 if body["model"] == "other" else 400), refused.body
+        assert orjson.loads(refused.body)["error"]["message"]
+
+
+async def a_model_that_generates_embeds_nothing(peer: Peer) -> None:
+    assert (await peer.post("/v1/embeddings", {"model": "m", "input": "hi"})).status == 404
 
 
 REFUSED: Mapping[str, tuple[object, int]] = {
@@ -224,6 +304,11 @@ ALONE: Mapping[str, Callable[[Peer], Awaitable[None]]] = {
         an_answer_says_what_it_used,
         a_stream_is_the_answer_in_parts,
         a_chat_begins_with_its_role,
+        a_response_says_what_it_used,
+        a_streamed_response_is_typed_events_and_no_done,
+        responses_are_not_kept,
+        it_counts_tokens_as_usage_does_and_reads_them_back,
+        a_model_that_generates_embeds_nothing,
         it_says_what_it_serves_and_how_it_is,
         what_it_cannot_serve_is_refused_with_openais_error,
         an_objective_counts_only_with_the_token,
@@ -272,6 +357,19 @@ async def the_decode_engine_computes_no_prompt(prefill: Peer, decode: Peer) -> N
         assert gained["paceline_step_tokens_sum prefill"] <= 1  # the last token, whose output is the first
         assert gained["vllm:generation_tokens_total"] == 8
         assert answer == text_of(await decode.complete(**ask(prompt=prompt)))
+
+
+async def a_response_is_handed_over_too(prefill: Peer, decode: Peer) -> None:
+    body = respond(input="Tell me more. " * 40)
+    async with prefill.gains() as theirs, decode.gains() as gained:
+        first = await prefill.post(RESPONSES, prefill_leg_of_response(body), TRUSTED)
+        assert first.status == 200, first.body
+        params = orjson.loads(first.body)[KV_PARAMS]
+        second = await decode.post(RESPONSES, decode_leg({**body, "stream": True}, params), TRUSTED)
+    assert events(second)[-1]["type"] == "response.completed"
+    assert 0 < theirs["paceline_step_tokens_sum prefill"] <= params["remote_num_tokens"]  # a prefix may be known
+    assert gained["paceline_step_tokens_sum prefill"] <= 1
+    assert gained["vllm:generation_tokens_total"] == 8
 
 
 async def kv_that_nobody_keeps_is_computed_again_and_counted(prefill: Peer, decode: Peer) -> None:
@@ -339,6 +437,7 @@ APART: Mapping[str, Callable[[Peer, Peer], Awaitable[None]]] = {
     check.__name__: check
     for check in (
         the_decode_engine_computes_no_prompt,
+        a_response_is_handed_over_too,
         kv_that_nobody_keeps_is_computed_again_and_counted,
         kv_that_nobody_reads_is_freed,
         a_client_that_leaves_a_decode_leg_leaves_nothing_behind,

@@ -1,7 +1,8 @@
 """A tiny engine for tests of the router: vLLM's paths over loopback, answers as a test scripts them.
 
-`script` maps a request to a `Reply`; the default answers with as many words as `max_tokens` asks for. Everything that
-was asked is kept in `asked`, aborted ones in `aborted`.
+`script` maps a request to a `Reply`; the default answers with as many words as `max_tokens` asks for. `others` answer
+paths of their own, with a JSON body or a status. Everything that was asked is kept in `asked`, aborted ones in
+`aborted`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ KV = {
 class Reply:
     """`status` other than 200: an error. `break_after`: the connection is cut after so many content events.
 
-    `gap_s`: between two events of a stream, before an answer that is not streamed.
+    `gap_s`: between two events of a stream, before an answer that is not streamed. `wait_s`: before a stream begins.
+    `stop_after`: it says nothing more after so many content events, and keeps the connection.
     """
 
     status: int = 200
@@ -45,7 +47,9 @@ class Reply:
     break_after: int | None = None
     error_after: int | None = None
     error_code: int = 500
+    stop_after: int | None = None
     gap_s: float = 0.0
+    wait_s: float = 0.0
     hang: bool = False
     without_kv: bool = False
 
@@ -62,7 +66,9 @@ class EngineDouble:
     """One engine on a kernel-chosen port."""
 
     script: Callable[[dict[str, Any]], Reply] = lambda body: Reply()
+    others: dict[str, Callable[[dict[str, Any]], dict[str, Any] | int]] = field(default_factory=dict)
     ready: bool = True
+    steps: int = 0  # that its page counts; 0: it counts none
     asked: list[Asked] = field(default_factory=list)
     aborted: list[Asked] = field(default_factory=list)
     port: int = 0
@@ -85,7 +91,8 @@ class EngineDouble:
         if exchange.path == "/readyz":
             exchange.respond(200 if self.ready else 503)
         elif exchange.path == "/metrics":
-            exchange.respond(200, METRICS.encode(), headers=[(b"x-paceline-simulated", b"1")])
+            page = METRICS + (f'paceline_step_seconds_count{{kind="measured"}} {self.steps}\n' if self.steps else "")
+            exchange.respond(200, page.encode(), headers=[(b"x-paceline-simulated", b"1")])
         elif exchange.method == "POST":
             self._answer(exchange)
         else:
@@ -96,14 +103,24 @@ class EngineDouble:
         asked = Asked(exchange.path, {k.decode(): v.decode() for k, v in exchange.headers}, body)
         self.asked.append(asked)
         reply = self.script(body)
-        if reply.hang:
+        if exchange.path in self.others and not reply.hang:
+            found = self.others[exchange.path](body)
+            if isinstance(found, int):
+                exchange.respond(found, orjson.dumps({"error": {"message": "scripted", "type": "x", "code": found}}))
+            else:
+                _respond(exchange, found)
+        elif reply.hang:
             exchange.on_gone = lambda: self.aborted.append(asked)
         elif reply.status != 200:
             error = {"error": {"message": reply.message, "type": "x", "code": reply.status}}
             exchange.respond(reply.status, orjson.dumps(error))
         elif body.get("stream"):
             exchange.on_gone = lambda: self.aborted.append(asked)
-            _Streaming(exchange, body, reply).begin()
+            streaming = _Streaming(exchange, body, reply)
+            if reply.wait_s:
+                asyncio.get_running_loop().call_later(reply.wait_s, streaming.begin)
+            else:
+                streaming.begin()
         else:
             asyncio.get_running_loop().call_later(reply.gap_s, _respond, exchange, _whole(body, reply))
 
@@ -148,6 +165,8 @@ class _Streaming:
         self._sent = 0
 
     def begin(self) -> None:
+        if self._exchange.gone:
+            return
         self._exchange.start(200, [(b"content-type", b"text/event-stream"), (b"x-paceline-simulated", b"1")])
         self._exchange.write(b"")  # the head alone: a cut from here on is one amid an answer
         if "messages" in self._body:
@@ -159,6 +178,8 @@ class _Streaming:
         while not exchange.gone:
             if self._sent == reply.break_after:
                 exchange.abort()
+                return
+            if self._sent == reply.stop_after:
                 return
             if self._sent == reply.error_after:
                 exchange.write(b'data: {"error": {"message": "engine dead", "code": %d}}\n\n' % reply.error_code)

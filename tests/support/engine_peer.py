@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 TOKEN = "service-token"
 TRUSTED: tuple[Header, ...] = ((b"x-paceline-token", TOKEN.encode()),)
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 
 
 class Peer:

@@ -16,6 +16,7 @@ LAST = b"GET /last HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
 _LINE = b"POST /v1/completions HTTP/1.1"
 _ELSEWHERE = b"POST http://evil/v1/completions HTTP/1.1"
 _SIZED = b"content-length: 29"
+_KEEP = b"connection: keep-alive"
 _CHUNKED = b"transfer-encoding: chunked"
 _CHUNK = b"1d\r\n" + ASK + b"\r\n"
 _END = b"0\r\n\r\n"
@@ -43,6 +44,7 @@ def chunked(body: bytes, *fields: bytes) -> bytes:
     return head(_CHUNKED, *fields) + body
 
 
+_RTSP = b"GET /v1/completions RTSP/1.0\r\n\r\n"
 _HIDDEN = head(b"content-length: 29") + HIDDEN
 _BOTH = [
     ("a length, then chunks that hold another request", post(_SIZED, _CHUNKED, body=_END + _HIDDEN)),
@@ -166,10 +168,53 @@ _LINES: list[tuple[str, bytes, int]] = [
     ("a version with a leading zero", b"POST /v1/completions HTTP/01.1", 400),
     ("a version in lower case", b"POST /v1/completions http/1.1", 400),
     ("another protocol", b"POST /v1/completions SIP/2.0", 400),
+    ("RTSP, which llhttp reads as well", b"POST /v1/completions RTSP/1.1", 400),
+    ("RTSP after two blanks", b"POST /v1/completions  RTSP/1.0", 400),
+    ("a method of RTSP", b"DESCRIBE /v1/completions RTSP/1.0", 400),
+    ("ICE", b"SOURCE /v1/completions ICE/1.0", 400),
+    ("a star for another method than OPTIONS", b"POST * HTTP/1.1", 400),
+    ("a target with a user", b"POST http://h@evil/v1/completions HTTP/1.1", 400),
+    ("a target without a host", b"POST http:///v1/completions HTTP/1.1", 400),
+    ("a target with a port that is none", b"POST http://h:x/v1/completions HTTP/1.1", 400),
     ("HTTP/3", b"POST /v1/completions HTTP/3.0", 505),
     ("no version", b"POST /v1/completions", 505),
     ("a line that ends with a bare LF", b"POST /v1/completions HTTP/1.1\nhost: h", 400),
     ("a line that ends with two CRs", b"POST /v1/completions HTTP/1.1\r", 400),
+]
+
+_HOSTS = [
+    *(
+        b"u@h",
+        b"u:p@h",
+        b"h/",
+        b"h/v1",
+        b"/",
+        b"h?q",
+        b"h#f",
+        b"http://h",
+        b"a b",
+        b"a\tb",
+        b"h,h:x",
+        b"h h",
+        b"h:80:80",
+    ),
+    *(
+        b"h:x",
+        b"h:-1",
+        b"h:+1",
+        b"[::1",
+        b"::1",
+        b"[]",
+        b"[::1]h",
+        b"h\\",
+        b"h%",
+        b"h%4",
+        b"h%zz",
+        b'"h"',
+        b"<h>",
+        b"h|h",
+    ),
+    *(b"h\x01", b"h\x7f", b"h\0", b"\xe4", b"h\x0b", b"{h}", b"h^", b"h`"),
 ]
 
 _REFUSED = [
@@ -184,7 +229,14 @@ _REFUSED = [
     *(Sent(f"a request line: {says}", head(_SIZED, line=line) + ASK, status) for says, line, status in _LINES),
     Sent("a folded first field", head(_SIZED, host=b" host: h") + ASK, 400),
     Sent("no host", head(_SIZED, host=b"") + ASK, 400),
+    *(Sent(f"the host {v.decode('latin-1')!r}", head(_SIZED, host=b"host: " + v) + ASK, 400) for v in _HOSTS),
     Sent("two hosts", post(_SIZED, b"host: h"), 400),
+    Sent("two hosts, one of them empty", post(_SIZED, b"host:"), 400),
+    Sent("a host folded into two lines", head(_SIZED, host=b"host: h\r\n :80") + ASK, 400),
+    Sent(
+        "a good request, then the same in RTSP", post(_SIZED) + head(line=b"POST /v1/completions RTSP/1.1"), 400, (ASK,)
+    ),
+    Sent("a good request, then RTSP", post(_SIZED) + head(line=b"GET /last RTSP/1.0"), 400, (ASK,)),
     Sent("an expectation beside the known one", post(_SIZED, b"expect: 100-continue, x"), 417),
     Sent("a request line of 70 kB", head(_SIZED, line=b"POST /%b HTTP/1.1" % (b"a" * 70_000)) + ASK, 431),
     Sent("a value of 70 kB", post(_SIZED, b"a: " + b"b" * 70_000), 431),
@@ -218,6 +270,18 @@ _SERVED = [
     Sent("three requests at once", post(_SIZED) + chunked(_CHUNK + _END) + post(_SIZED), bodies=(ASK,) * 3),
     Sent("an empty line before the request", b"\r\n" + post(_SIZED), bodies=(ASK,)),
     Sent("a target with a host of its own", head(_SIZED, line=_ELSEWHERE) + ASK, bodies=(ASK,)),
+    *(
+        Sent(f"the host {v.decode()!r}", head(_SIZED, host=b"host: " + v) + ASK, bodies=(ASK,))
+        for v in (b"h.example:8000", b"127.0.0.1:80", b"[::1]:80", b"[fe80::1%25eth0]", b"", b"h:", b"a_b-c.d", b"%41")
+    ),
+    Sent("no host from HTTP/1.0", head(_SIZED, _KEEP, line=_LINE.replace(b"1.1", b"1.0"), host=b"") + ASK, 0, (ASK,)),
+    Sent("RTSP in the body", post(b"content-length: %d" % len(_RTSP), body=_RTSP), bodies=(_RTSP,)),
+    Sent(
+        "RTSP in a body, and the next request",
+        post(b"content-length: 27", body=_RTSP[:27]) + post(_SIZED),
+        0,
+        (_RTSP[:27], ASK),
+    ),
     Sent("two blanks before the version", head(_SIZED, line=_LINE.replace(b" H", b"  H")) + ASK, bodies=(ASK,)),
     Sent("fields that steer an engine", post(_SIZED, b"x-paceline-token: guess", b"x-slo-tpot-ms: 1"), 0, (ASK,)),
     Sent("an upgrade to HTTP/2", post(_SIZED, b"connection: upgrade", b"upgrade: h2c"), bodies=(ASK,)),

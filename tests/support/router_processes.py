@@ -26,7 +26,7 @@ _SIM = (
     *("-m", "paceline_engine.sim", "--model=llama-3.1-8b", "--table=a100-sxm-80gb", "--served-name=m"),
     *("--max-model-len=8192", "--noise=0", "--stalls=0", "--seed=1"),
 )
-_PATIENCE_S = 60.0  # for what takes seconds on an idle machine; an engine that stands still takes 16
+_PATIENCE_S = 60.0  # for what takes seconds on an idle machine; an engine that stands still takes 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +89,17 @@ async def engines(folder: Path, *names: str) -> AsyncIterator[dict[str, Started]
 
 @asynccontextmanager
 async def router(
-    folder: Path, fleet: Mapping[str, Started], *flags: str, name: str = "router", port: int = 0
+    folder: Path, fleet: Mapping[str, Started], *flags: str, name: str = "router", port: int = 0, **over: object
 ) -> AsyncIterator[Started]:
-    """A router over these engines, all of them ready."""
+    """A router over these engines, all of them ready; `over` goes into its configuration."""
     config, log = folder / f"{name}.json", folder / f"{name}.log"
-    config.write_text(_config(fleet).to_json())
+    config.write_text(_config(fleet, **over).to_json())
     async with _started(log, "-m", "paceline_router", f"--config={config}", f"--port={port}", *flags) as started:
         said = await _reads(log, started, " ready=true", len(fleet))
         yield Started(started.process, int(said.partition("ready url=http://127.0.0.1:")[2].split()[0]))
 
 
-def _config(fleet: Mapping[str, Started]) -> RouterConfig:
+def _config(fleet: Mapping[str, Started], **over: object) -> RouterConfig:
     replicas = [
         {"name": name, "url": f"http://127.0.0.1:{engine.port}", "role": name.rstrip("0123456789"), "pool": "p"}
         for name, engine in fleet.items()
@@ -113,7 +113,7 @@ def _config(fleet: Mapping[str, Started]) -> RouterConfig:
         "policy": "round-robin",  # every engine gets its share
         "discovery": {"kind": "static", "replicas": replicas},
     }
-    return RouterConfig.model_validate(config)
+    return RouterConfig.model_validate({**config, **over})
 
 
 class Asked:

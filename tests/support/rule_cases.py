@@ -11,17 +11,33 @@ from factories_api import make_class, make_manifest, make_model, make_pool
 from paceline_api.enginepool import EnginePoolSpec
 from paceline_api.pools import EngineSpec, PoolSpec
 from paceline_api.schema import Model
-from paceline_api.v1alpha1 import LLMServiceSpec, ModelSpec, RouterSpec, SLOClassSpec, SLOSpec
+from paceline_api.v1alpha1 import LLMServiceSpec, ModelSpec, RouterSpec, SLOClassSpec, SLOSpec, TracingSpec
 
 Json = dict[str, Any]
 CARRIERS: tuple[type[Model], ...] = (
     *(ModelSpec, SLOClassSpec, SLOSpec, PoolSpec),
-    *(EngineSpec, RouterSpec, LLMServiceSpec, EnginePoolSpec),
+    *(EngineSpec, RouterSpec, TracingSpec, LLMServiceSpec, EnginePoolSpec),
 )
 PREFILL, DECODE, MIXED = make_pool("prefill", "Prefill"), make_pool("decode", "Decode"), make_pool()
 TOKEN = {"name": "hf", "key": "HF_TOKEN"}
 TWO = [make_class(), make_class("batch")]
 POOL = {"service": "chat", "pool": "decode", "role": "Decode"}
+COLLECTORS = [
+    "http://collector:4318",
+    "https://otel.monitoring.svc/v1/traces",
+    "http://10.0.0.1:1/",
+    "http://c:65535",
+]
+NO_COLLECTORS = [
+    "collector:4318",
+    "grpc://collector:4317",
+    "http://collector:0",
+    "http://collector:65536",
+    "http://user:password@collector:4318",
+    "http://collector:4318/?a=b",
+    "http://",
+    "http:///v1/traces",
+]
 
 
 def spec(**over: Any) -> Json:
@@ -170,6 +186,18 @@ CASES: list[tuple[type[Model], str, list[Json], list[Json]]] = [
         "localPrefill needs predictions that this policy does not make; remove policy, or disable localPrefill",
         [{"localPrefill": "Enabled"}, {"localPrefill": "Enabled", "policy": "LeastMisses"}, {"policy": "RoundRobin"}],
         [{"localPrefill": "Enabled", "policy": "LMetric"}],
+    ),
+    (
+        RouterSpec,
+        "apiKeys and tls name one Secret, whose every entry would be a key; give each its own",
+        [{"apiKeys": {"secretName": "a"}}, {"apiKeys": {"secretName": "a"}, "tls": {"secretName": "b"}}],
+        [{"apiKeys": {"secretName": "a"}, "tls": {"secretName": "a"}}],
+    ),
+    (
+        TracingSpec,
+        "endpoint is no collector's address; write http://HOST:PORT or https://HOST:PORT, mostly of port 4318",
+        [{"endpoint": url} for url in COLLECTORS],
+        [{"endpoint": url} for url in NO_COLLECTORS],
     ),
     (
         LLMServiceSpec,

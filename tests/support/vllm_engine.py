@@ -7,6 +7,7 @@ beside its HTTP server and the test. The child runs in its own session and is go
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -106,9 +107,12 @@ def launched(spec: LaunchSpec, token: str, *flags: str) -> Iterator[Started]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One below those that the kernel gives to connections: none can take it before the engine has loaded."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ START_S = 240  # of an engine, with another that starts beside it
 
 
 def readable_copy(model: Path, folder: Path) -> Path:
-    """`folder` with the model in it, for any user: safetensors writes files for its own user alone."""
+    """`folder` with the model in it, for any user: the cache may lie where its owner alone may look."""
     copy = folder / model.name
     shutil.copytree(model, copy)
     for path in (folder, copy):

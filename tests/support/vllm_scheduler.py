@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 from vllm.utils.hashing import sha256
@@ -121,6 +122,21 @@ def chaos(model: str, *, seed: int, ahead: bool) -> dict[str, Any]:
     return {"wrong": wrong, "aborted": len(aborted), "preempted": rig.preempted, **left}
 
 
+def errors(model: str) -> dict[str, Any]:
+    """Two requests end in an error: one whose KV was on its way, one for a reason of its own."""
+    rig = Rig(make(model, ours=True))
+    scheduler, lost = rig.scheduler, list[int]()
+    scheduler._metrics = SimpleNamespace(on_lost_kv=lost.append, in_hand=lambda *_: None)
+    for id_ in ("fetching", "other"):
+        rig.add(id_, 64, 4)
+    fetching = scheduler.requests["fetching"]
+    scheduler.waiting.remove_requests([fetching])
+    scheduler.kv_holding_waiting.add_request(fetching)
+    fetching.status = RequestStatus.WAITING_FOR_REMOTE_KVS
+    ended = scheduler.finish_requests(["fetching", "other"], RequestStatus.FINISHED_ERROR)
+    return {"lost": sum(lost), "ended": len(ended), "tracked": len(scheduler._pacer.tracked)}
+
+
 def overhead(model: str) -> dict[str, float]:
     """Median CPU milliseconds of `schedule` with 255 decodes and a long prompt under way, ours and vLLM's."""
     medians = {}
@@ -152,6 +168,7 @@ LIMITS: dict[str, dict[str, float]] = {
 MODES = {"sync": False, "ahead": True}
 SCENARIOS: dict[str, Callable[[str], Any]] = {
     "classes": classes,
+    "errors": errors,
     "overhead": overhead,
     **{f"stock {mode}": partial(long_prompt, ours=False, ahead=ahead, xargs={}) for mode, ahead in MODES.items()},
     **{

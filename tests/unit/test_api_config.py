@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from factories_api import make_class, make_service
-from paceline_api.config import ClassConfig, ConfigError, KubernetesDiscovery, RouterConfig
+from paceline_api.config import ClassConfig, ConfigError, KubernetesDiscovery, RouterConfig, TracingConfig
 
 Json = dict[str, Any]
 
@@ -50,6 +50,18 @@ def test_gpus_by_role() -> None:
     replicas = [replica("p0", "prefill", 2, 1), replica("p1", "prefill", 2, 2), replica("d0", "decode", 4, 3)]
     config = RouterConfig.model_validate(make_config(discovery={"kind": "static", "replicas": replicas}))
     assert config.gpus_by_role == {"prefill": 4, "decode": 4}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://collector:4318", "http://collector:4318/v1/traces"),
+        ("https://collector:4318/", "https://collector:4318/v1/traces"),
+        ("http://[fd00::1]:4318/tenant/v1/traces", "http://[fd00::1]:4318/tenant/v1/traces"),
+    ],
+)
+def test_traces_go_to_the_collectors_own_path_unless_another_is_named(endpoint: str, url: str) -> None:
+    assert TracingConfig(endpoint=endpoint).traces_url == url
 
 
 def test_kubernetes_discovery_knows_no_gpus() -> None:
@@ -97,6 +109,14 @@ def test_kubernetes_discovery_knows_no_gpus() -> None:
                 ),
             ],
             id="two problems are two lines",
+        ),
+        pytest.param(
+            make_config(tracing={"endpoint": "collector:4318", "sample_ratio": 2}),
+            [
+                "tracing.endpoint: must be http://HOST:PORT or https://HOST:PORT, and may have a path",
+                "tracing.sample_ratio: Input should be less than or equal to 1",
+            ],
+            id="traces to nowhere",
         ),
         pytest.param(make_config(zzz=1), ["zzz: Extra inputs are not permitted"], id="an unknown field"),
         pytest.param(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from factories_api import make_class
 from paceline_api.cel import violations
+from paceline_api.config import TracingConfig
 from paceline_api.crdgen import openapi
 from paceline_api.pools import PoolSpec
 from paceline_api.schema import Model
 from paceline_api.v1alpha1 import LLMService, LLMServiceSpec, SLOClassSpec
 from paceline_api.validate import with_defaults
-from rule_cases import CARRIERS, CASES, STORED, Json
+from rule_cases import CARRIERS, CASES, COLLECTORS, STORED, Json
 
 
 def broken_by(carrier: type[Model], message: str, value: Json) -> list[str]:
@@ -26,6 +27,11 @@ def broken_by(carrier: type[Model], message: str, value: Json) -> list[str]:
 def test_rule(carrier: type[Model], message: str, admitted: list[Json], refused: list[Json]) -> None:
     assert [broken_by(carrier, message, value) for value in admitted] == [[]] * len(admitted)
     assert [broken_by(carrier, message, value) for value in refused] == [[message]] * len(refused)
+
+
+@pytest.mark.parametrize("endpoint", COLLECTORS)
+def test_routers_take_every_collector_that_the_crd_admits(endpoint: str) -> None:
+    assert TracingConfig(endpoint=endpoint).traces_url.startswith(endpoint.rstrip("/"))
 
 
 def test_every_rule_has_a_case() -> None:

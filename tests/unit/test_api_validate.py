@@ -181,7 +181,7 @@ VALUES = [
         {"router": {"zzz": 1}},
         "spec.router.zzz",
         "is no field here",
-        "remove it; there are replicas, policy, localPrefill, waitingRoom",
+        "remove it; there are replicas, policy, localPrefill, waitingRoom, apiKeys, tls, tracing",
         id="a field of nothing",
     ),
     pytest.param(

@@ -120,6 +120,14 @@ def test_the_url_is_one_that_a_client_here_can_use(host: str, url: str) -> None:
     assert layout.curl.startswith(f"curl {url}/v1/chat/completions ")
 
 
+def test_a_router_that_asks_for_keys_is_told_where_they_are_and_the_client_that_it_needs_one(tmp_path: Path) -> None:
+    layout = make_layout(make_pool("Mixed", 1))
+    assert layout.with_keys(None) == layout
+    keyed = layout.with_keys(tmp_path)
+    assert keyed.config.api_keys_dir == tmp_path
+    assert "authorization: Bearer" in keyed.curl
+
+
 @pytest.mark.parametrize(
     ("lives_s", "delays_s"),
     [

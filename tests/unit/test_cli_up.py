@@ -186,3 +186,22 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys.modules["paceline_cli.up"], "run", interrupt)
     assert main(["up", "chat.yaml"]) == 130
+
+
+def test_what_needs_a_cluster_is_said_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    router = {"apiKeys": {"secretName": "a"}, "tls": {"secretName": "b"}}
+    service = up.read_service(make_file(tmp_path, router=router))
+    machine.say_left_out(service, None)
+    told = capsys.readouterr().err.splitlines()
+    lines = [f"paceline up: router.{name}" for name in ("apiKeys", "tls")]
+    assert [line.partition(": left out")[0] for line in told] == lines
+    machine.say_left_out(service, tmp_path)
+    assert "apiKeys" not in capsys.readouterr().err
+
+
+def test_a_folder_without_a_key_is_told_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "keys").mkdir()
+    assert main(["up", make_file(tmp_path), "--api-keys-dir", str(tmp_path / "keys")]) == 2
+    assert "keys: there is no API key; add one" in capsys.readouterr().err

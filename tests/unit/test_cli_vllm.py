@@ -130,6 +130,7 @@ def test_an_example_becomes_1p1d_on_the_cpu_and_what_is_cut_is_said(
         assert engine.command.env["PATH"].split(":")[0] == str(programs)
         assert engine.command.env["OMP_NUM_THREADS"] == "1"
         assert engine.command.env["CUDA_VISIBLE_DEVICES"] == ""
+        assert engine.command.env["TORCHDYNAMO_DISABLE"] == "1"
     assert len({engine.command.env["VLLM_NIXL_SIDE_CHANNEL_PORT"] for engine in layout.engines}) == 2
 
 

@@ -40,11 +40,13 @@ PURE = (
     *(f"paceline_engine.vllm.{name}" for name in ("rules", "bodies", "objectives", "settings", "guess", "pacer")),
     *(
         f"paceline_router.{name}"
-        for name in ("request", "admission", "waiting", "pick", "latency", "state", "endpoints")
+        for name in ("request", "admission", "key_ring", "waiting", "pick", "latency", "state", "endpoints")
     ),
+    *(f"paceline_router.{name}" for name in ("prompts", "response_stream")),
     *(f"paceline_router.{name}" for name in ("outlook", "foresight", "shortlist", "prefixes", "prompt_spans")),
     *(f"paceline_router.{name}" for name in ("roster", "sizing", "way", "fairness", "openapi")),
-    *(f"paceline_router.{name}" for name in ("attempts", "autoscale", "miss", "tracker", "stream", "bodies")),
+    *(f"paceline_router.{name}" for name in ("silence", "outliers", "retry_budget")),
+    *(f"paceline_router.{name}" for name in ("attempts", "autoscale", "miss", "tracker", "stream", "spans", "bodies")),
     *(f"paceline_router.{name}" for name in ("quantile", "pod_state", "judged", "facts", "replica", "arriving")),
     *(f"paceline_router.console.{name}" for name in ("tally", "scaling", "view")),
     *(f"paceline_router.scaling.{name}" for name in ("queries", "views", "holds", "answers", "lengths", "checks")),
@@ -94,6 +96,7 @@ PLANTS = (
     Plant("torch outside the plugin", "vllm", ["paceline_engine.planted"], "import torch"),
     Plant("vLLM in the router", "vllm", ["paceline_router.planted"], "from vllm.config import VllmConfig"),
     Plant("vLLM inside the plugin", None, ["paceline_engine.vllm.planted"], "import torch, vllm"),
+    Plant("OpenTelemetry elsewhere", "traces", ["paceline_router.planted"], "from opentelemetry import trace"),
     Plant("a shared word needs a dependency", "words", listed("words", "source_modules"), "import orjson"),
     *(
         Plant(f"{line} in every pure module", "pure", listed("pure", "source_modules"), line)

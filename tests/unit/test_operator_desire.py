@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,9 @@ def test_an_edited_class_reaches_the_routers_configuration_and_nothing_else() ->
         pytest.param({"engine": {"runtime": "Simulated", "kvTransfer": {"timeoutMs": 900}}}, id="another KV bound"),
         pytest.param({"model": make_model(servedName="other")}, id="another served name"),
         pytest.param({"router": {"policy": "RoundRobin"}}, id="another policy"),
+        pytest.param({"router": {"apiKeys": {"secretName": "a"}}}, id="API keys"),
+        pytest.param({"router": {"tls": {"secretName": "a"}}}, id="TLS"),
+        pytest.param({"router": {"tracing": {"endpoint": "http://collector:4318"}}}, id="tracing"),
     ],
 )
 def test_what_routers_read_at_their_start_alone_starts_them_anew(spec: Json) -> None:
@@ -107,6 +111,49 @@ def test_what_routers_read_at_their_start_alone_starts_them_anew(spec: Json) -> 
     edit(cluster, **spec)
     cluster.settle()
     assert cluster.objects["Deployment", "chat-router"]["spec"]["template"] != template
+
+
+@pytest.mark.parametrize("part", ["apiKeys", "tls"])
+def test_another_secret_starts_routers_anew(part: str) -> None:
+    cluster = settled(router={part: {"secretName": "a"}})
+    before = cluster.objects["Deployment", "chat-router"]["spec"]["template"]
+    edit(cluster, router={part: {"secretName": "b"}})
+    cluster.settle()
+    after = cluster.objects["Deployment", "chat-router"]["spec"]["template"]
+    assert [v["secret"]["secretName"] for v in after["spec"]["volumes"] if "secret" in v] == ["b"]
+    assert before["metadata"]["annotations"] != after["metadata"]["annotations"]
+
+
+def test_a_service_with_a_certificate_is_reached_over_https() -> None:
+    cluster = settled(router={"tls": {"secretName": "a"}})
+    assert cluster.status["url"] == "https://chat.llm.svc:8000"
+    [port] = cluster.objects["Service", "chat"]["spec"]["ports"]
+    assert port["appProtocol"] == "https"
+
+
+def test_routers_of_an_earlier_release_know_all_that_a_configuration_without_new_parts_has() -> None:
+    config = json.loads(settled().objects["ConfigMap", "chat-router"]["data"]["router.json"])
+    assert not {"tls", "api_keys_dir", "tracing"} & config.keys()
+
+
+def test_the_priority_of_a_class_reaches_running_routers() -> None:
+    cluster = settled()
+    edit(cluster, slo={"classes": [make_class(priority=3)]})
+    assert cluster.step() == [("ConfigMap", "chat-router")]
+    config = json.loads(cluster.objects["ConfigMap", "chat-router"]["data"]["router.json"])
+    assert [c["priority"] for c in config["classes"]] == [3]
+
+
+def test_what_routers_are_told_of_keys_certificate_and_traces() -> None:
+    tracing = {"endpoint": "http://collector:4318", "samplePercent": "0.5"}
+    router = {"apiKeys": {"secretName": "a"}, "tls": {"secretName": "b"}, "tracing": tracing}
+    cluster = settled(router=router)
+    config = json.loads(cluster.objects["ConfigMap", "chat-router"]["data"]["router.json"])
+    [container] = cluster.objects["Deployment", "chat-router"]["spec"]["template"]["spec"]["containers"]
+    folders = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert config["api_keys_dir"] == folders["api-keys"]
+    assert config["tls"] == {"certificate": f"{folders['tls']}/tls.crt", "key": f"{folders['tls']}/tls.key"}
+    assert config["tracing"] == {"endpoint": "http://collector:4318", "sample_ratio": 0.005}
 
 
 def test_more_routers_start_none_anew() -> None:

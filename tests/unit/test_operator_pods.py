@@ -16,6 +16,7 @@ from paceline_operator.manifests.meta import SCRAPED
 
 VLLM = {"runtime": "VLLM", "startupTimeoutSeconds": 600}
 H100 = "h100-sxm"
+SECRETS = {"apiKeys": {"secretName": "clients"}, "tls": {"secretName": "chat-tls"}}
 PAIR = [
     make_pool("prefill", "Prefill", accelerator=H100),
     make_pool("decode", "Decode", accelerator=H100),
@@ -49,6 +50,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vllm-token": ("mixed", {"engine": VLLM, "model": make_model(tokenSecret={"name": "hf", "key": "HF_TOKEN"})}),
     "vllm-claim": ("mixed", {"engine": VLLM, "model": make_model(uri="pvc://weights/llama-3.1-8b")}),
     "router": ("router", {}),
+    "router-secrets": ("router", {"router": SECRETS}),
 }
 
 

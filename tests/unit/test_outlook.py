@@ -8,7 +8,7 @@ import pytest
 from paceline_engine.tables import load_table
 from paceline_router.arriving import Load
 from paceline_router.facts import Facts, Role
-from paceline_router.foresight import LEAST, LEAST_DRIFT, MOST, MOST_DRIFT, PRIOR, PredictionErrors
+from paceline_router.foresight import DRIFT, LEAST, MOST, PRIOR, PredictionErrors
 from paceline_router.outlook import chance, foresee, outlook, pacing, slowed
 from paceline_router.replica import Replica, Size
 from paceline_router.state import Ledger
@@ -189,5 +189,5 @@ def test_a_replica_that_computes_lone_prompts_faster_is_foreseen_so(others: int,
         ledger.end(flight, i + took_s)
     after = foresee(replica, make_size(), 0, 0.0, 0.0, ERRORS).alone_s
     assert (after < 0.8 * before) is falls
-    assert LEAST_DRIFT <= replica.drift <= MOST_DRIFT
+    assert DRIFT[0] <= replica.drift <= DRIFT[1]
     assert falls or after == pytest.approx(before)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import pytest
-from engines import BATCH, make_replica, make_request, run_steps
+from engines import BATCH, make_replica, make_request, make_table, run_steps
+from paceline_engine.kv_blocks import KVBlocks
+from paceline_engine.lengths import OutputLengths
+from paceline_engine.policies.newcomers import LATELY_S, TTFT_SHARE, Newcomers
+from paceline_engine.policies.stall_free import StallFree
+from paceline_engine.policies.step import Limits, View
 from paceline_engine.request import Objective, Request
 from paceline_engine.sim.replica import Replica
+from paceline_engine.step_time import StepTimeModel
 
 
 @dataclass(frozen=True)
@@ -160,3 +167,48 @@ def test_a_prompt_that_may_not_begin_yet_keeps_none_of_the_unfinished_from_going
         now += seconds
         replica.finish(now)
     assert ran == [["p0"], ["p1"], ["p2"], ["p3"], ["p3", "p2", "p1"]]
+
+
+@pytest.mark.parametrize(
+    ("seen", "later_s", "most_s"),
+    [
+        ([], 0.0, inf),
+        ([("chat", 0.4), ("batch", 10.0)], 0.0, 0.2),
+        ([("chat", 0.4), ("chat", 0.1)], 0.0, 0.2),
+        ([("chat", -0.1), ("batch", 10.0)], 0.0, 5.0),
+        ([("chat", 0.4)], LATELY_S + 1.0, inf),
+    ],
+    ids=[
+        "nobody came: no bound",
+        "the class with the shortest time binds",
+        "one that waited at a router brings less, and does not tighten its class",
+        "one that is late already says nothing of its class",
+        "a class that is no longer seen is forgotten",
+    ],
+)
+def test_a_step_leaves_those_who_come_meanwhile_half_of_their_time(
+    seen: list[tuple[str, float]], later_s: float, most_s: float
+) -> None:
+    newcomers = Newcomers()
+    newcomers.note([make_request(name, objective=Objective(name, s, 0.05, 0.15)) for name, s in seen], 1.0)
+    assert newcomers.most_s(1.0 + later_s) == pytest.approx(most_s)
+
+
+@pytest.mark.parametrize("ttft_s", [0.1, 0.4])
+def test_a_long_prompt_of_a_patient_class_makes_way_for_those_of_another_that_may_come(ttft_s: float) -> None:
+    model = StepTimeModel(make_table())
+    policy = StallFree(model, OutputLengths())
+    limits = Limits(max_batched_tokens=1 << 16)
+
+    def step_s(waiting: list[Request], now: float) -> float:
+        view = View(KVBlocks(8192, 16), limits, [], [], waiting)
+        return model.predict4(policy.plan(view, now).token_budget, 0.0, 0, 0)
+
+    def long() -> Request:
+        return make_request("long", prompt_tokens=40_000, objective=Objective("batch", 100.0, 0.25, 0.75))
+
+    before_s = step_s([long()], 0.0)
+    came = make_request("came", objective=Objective("chat", ttft_s, 0.05, 0.15), arrival_s=1.0)
+    step_s([came], 1.0)
+    after_s = step_s([long()], 2.0)
+    assert after_s <= TTFT_SHARE * ttft_s < before_s

@@ -217,7 +217,9 @@ def test_where_means_leave_no_room_a_prompt_has_a_tenth_of_the_time() -> None:
             chunk = step.token_budget - 1
             prefilled_s += model.predict4(chunk, chunk * (1 + chunk / 2), 1, 150) - model.predict4(0, 0.0, 1, 150)
     assert not policy.plan(View(BorrowedKV(4000, 16), limits, [behind(10.0, 0.025)]), 10.0).prefills
-    assert [round(b - a, 2) for a, b in pairwise(began)] == pytest.approx([OVERDUE_S + 0.02] * 8, abs=0.021)
+    assert [round(b - a, 2) for a, b in pairwise(began)] == pytest.approx(
+        [OVERDUE_S + 0.02] * (len(began) - 1), abs=0.021
+    )
     assert 0.5 * OVERDUE_SHARE < prefilled_s / 10.0 <= 1.1 * OVERDUE_SHARE
 
 
@@ -235,6 +237,63 @@ def test_a_prompt_that_fits_nowhere_waits_its_own_time_not_that_of_one_long_gone
     assert tokens(0.0) == 0  # it begins to wait, and leaves
     policy.plan(View(BorrowedKV(4000, 16), limits, [behind(0.1, 0.025)]), 0.1)
     assert tokens(100.0) == 0
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["can be in time", "late anyway"])
+@pytest.mark.parametrize(("free", "tried"), [(4000, 5), (0, 0)], ids=["there is KV", "there is none"])
+def test_whom_only_the_pace_of_others_keeps_out_is_tried_once_in_a_while(is_lost: bool, free: int, tried: int) -> None:
+    """Forty decodes fill their TPOT without end: what is predicted of one more is put to the test."""
+    model = StepTimeModel(make_table())
+    tpot_s = model.predict4(0, 0.0, 40, 40 * 150)
+    policy = StallFree(model, OutputLengths(prior_tokens=100))
+    kv = BorrowedKV(4000, 16)
+    kv.free = free
+    ttft_s = 0.0 if is_lost else 60.0
+    joined = []
+    for k in range(160):
+        now = 10.0 + 0.02 * k
+        slo = Objective("c", ttft_s, tpot_s, 3 * tpot_s)
+        prompt = make_request("next", prompt_tokens=150, objective=slo, arrival_s=10.0)
+        view = View(kv, Limits(256, MOST, TILE), [behind(now, tpot_s) for _ in range(40)], [], [prompt])
+        joined += [now for _ in policy.plan(view, now).prefills]
+    assert len(joined) == tried
+    assert [round(b - a, 2) for a, b in pairwise(joined)] == pytest.approx(
+        [OVERDUE_S + 0.02] * (len(joined) - 1), abs=0.021
+    )
+
+
+def test_one_at_a_time_joins_beyond_the_pace_of_others() -> None:
+    """Long answers end rarely: were another tried after each wait, the batch would grow until nobody keeps a pace."""
+    model = StepTimeModel(make_table())
+    tpot_s = model.predict4(0, 0.0, 40, 40 * 150)
+    policy = StallFree(model, OutputLengths(prior_tokens=3000))
+    slo = Objective("c", 60.0, tpot_s, 3 * tpot_s)
+    running: list[Request] = []
+    joined: list[float] = []
+    for k in range(400):
+        now = 10.0 + 0.02 * k
+        if k == 200:
+            running.clear()  # its answer has ended
+        prompt = make_request("next", prompt_tokens=150, objective=slo, arrival_s=10.0)
+        decodes = [*(behind(now, tpot_s) for _ in range(40)), *running]
+        for r in policy.plan(View(BorrowedKV(4000, 16), Limits(256, MOST, TILE), decodes, [], [prompt]), now).prefills:
+            r.blocks, r.computed_tokens, r.emitted_tokens, r.first_token_s, r.last_token_s = HELD, 150, 1, now, now
+            running.append(r)
+            joined.append(now)
+    assert [round(at - 10.0, 1) for at in joined] == pytest.approx([OVERDUE_S, 4.0 + OVERDUE_S], abs=0.11)
+
+
+def test_a_late_prompt_that_finds_kv_is_not_kept_out_for_good_by_what_is_left_for_others() -> None:
+    policy = StallFree(StepTimeModel(make_table()), OutputLengths(prior_tokens=100))
+    kv = BorrowedKV(1000, 16)
+    kv.free = 900
+    joined = 0
+    for k in range(200):
+        now = 10.0 + 0.02 * k
+        late = make_request("late", prompt_tokens=10_500, objective=Objective("c", 1.0, 0.2, 0.6), arrival_s=0.0)
+        decode = behind(now, 0.2)
+        joined += bool(policy.plan(View(kv, Limits(256, MOST, TILE), [decode], [], [late]), now).prefills)
+    assert joined > 0
 
 
 @pytest.mark.parametrize("hopeless_running", [True, False])

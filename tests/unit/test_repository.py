@@ -64,7 +64,7 @@ def test_requirement_files_are_pinned_hashed_and_name_no_host(path: Path) -> Non
     assert re.search(r"https?://|--(extra-)?index-url|--find-links", text) is None
 
 
-@pytest.mark.parametrize("name", ["runtime.txt", "build.txt"])
+@pytest.mark.parametrize("name", ["runtime.txt", "build.txt", "image.txt"])
 def test_the_developers_pins_are_those_that_users_run(name: str) -> None:
     developers = pins(ROOT / "requirements/dev.txt")
     assert {
@@ -74,8 +74,9 @@ def test_the_developers_pins_are_those_that_users_run(name: str) -> None:
 
 def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {re.split(r"[^A-Za-z0-9_.-]", entry)[0].lower() for entry in project["dependencies"]}
-    assert named <= {name.lower() for name in pins(ROOT / "requirements/runtime.txt")}
+    for file, entries in (("runtime", []), ("image", project["optional-dependencies"]["otel"])):
+        named = {re.split(r"[^A-Za-z0-9_.-]", entry)[0].lower() for entry in project["dependencies"] + entries}
+        assert named <= {name.lower() for name in pins(ROOT / f"requirements/{file}.txt")}
 
 
 @pytest.mark.parametrize("script", [".ci/run", "examples/run.sh", "examples/vllm.sh"])

@@ -7,8 +7,10 @@ from paceline_api.outcomes import Outcome
 from paceline_api.slo import Course, SLOClass, Verdict
 from paceline_engine.tables import load_table
 from paceline_router.exposition import LATENESS, STEP, fleet_quantile, read
-from paceline_router.facts import Facts
+from paceline_router.facts import Facts, Role
 from paceline_router.miss import Cause, Phases, cause
+from paceline_router.replica import NOTHING_TOLD, Replica, Told
+from paceline_router.state import Ledger
 from paceline_router.tracker import Tracker
 
 SLO = SLOClass("interactive", 0.4, 0.04)
@@ -109,6 +111,12 @@ paceline_step_seconds_bucket{kind="predicted",le="9"} 7
 paceline_step_seconds_bucket{kind="measured",le="0.01"} 0
 paceline_step_seconds_bucket{kind="measured",le="0.02"} 10
 paceline_step_seconds_bucket{kind="measured",le="+Inf"} 10
+paceline_step_seconds_count{kind="measured"} 10
+paceline_step_seconds_count{kind="predicted"} 7
+vllm:prompt_tokens_total{engine="0"} 300
+vllm:generation_tokens_total{engine="0"} 40
+vllm:generation_tokens_total{engine="1"} 2
+vllm:prompt_tokens_created{engine="0"} 1.7e9
 """
 
 
@@ -116,6 +124,7 @@ def test_an_exposition_is_read_for_what_the_router_decides_by() -> None:
     scraped = read(EXPOSITION, 7.0, "served", 1)
     table = load_table("a100-sxm-80gb", "llama-3.1-8b", 1)
     assert scraped.facts == Facts(table, 0.9, 0.003, 1.25, 0.002, 512, 32_000, seen_at_s=7.0)
+    assert scraped.told == Told(10, 342)
     assert fleet_quantile([scraped], LATENESS, 0.99, {}) == pytest.approx(0.0019)
     assert fleet_quantile([scraped], STEP, 0.5, {"kind": "measured"}) == pytest.approx(0.015)
 
@@ -135,7 +144,17 @@ def test_an_exposition_is_read_for_what_the_router_decides_by() -> None:
 def test_what_makes_no_sense_leaves_the_defaults(text: str) -> None:
     scraped = read(text, 7.0, "served", 1)
     assert scraped.facts == Facts(seen_at_s=7.0)
+    assert scraped.told == NOTHING_TOLD
     assert fleet_quantile([scraped], LATENESS, 0.99, {}) is None
+
+
+def test_a_page_is_a_sign_of_work_where_it_counts_other_than_the_one_before() -> None:
+    ledger = Ledger([Replica("m0", Role.MIXED)])
+    signs = []
+    for told in (NOTHING_TOLD, Told(10, 50), Told(10, 50), Told(11, 50), Told(11, 52), Told(2, 3)):
+        ledger.tell("m0", told)
+        signs.append(ledger.replicas["m0"].signs)
+    assert signs == [0, 0, 0, 1, 2, 3]  # the first that counts may have counted long ago; the last began anew
 
 
 def test_a_fleets_quantile_counts_every_step_once_whichever_engine_made_it() -> None:

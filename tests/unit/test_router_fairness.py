@@ -80,11 +80,11 @@ TENANTS = [
 
 @pytest.mark.parametrize(("named", "whose"), [c[1:] for c in TENANTS], ids=[c[0] for c in TENANTS])
 def test_whose_request_it_is(named: tuple[bytes | None, ...], whose: str) -> None:
-    assert tenant(*named) == whose
+    assert tenant("", *named) == whose
 
 
 def test_keys_are_told_apart_and_not_kept() -> None:
-    one, other = (tenant(None, None, key) for key in (b"Bearer sk-one", b"Bearer sk-other"))
+    one, other = (tenant("", None, None, key) for key in (b"Bearer sk-one", b"Bearer sk-other"))
     assert one != other
     assert "sk" not in one
-    assert one == tenant(None, None, b"Bearer sk-one")
+    assert one == tenant("", None, None, b"Bearer sk-one")

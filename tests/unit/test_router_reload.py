@@ -53,7 +53,7 @@ def test_a_changed_file_changes_the_classes_and_a_broken_one_nothing(
         assert shell.metrics.decided.values[("batch", "good")] == 0
         assert 0.2 in shell.metrics.ttft.bounds
         assert 0.4 not in shell.metrics.ttft.bounds
-        headers = dict(shell.headers.build(shell.classes["batch"], 1.0, b"id", None))
+        headers = dict(shell.headers.build(shell.classes["batch"], 1.0, b"id", ()))
         assert (headers[b"x-slo-class"], headers[b"x-slo-tpot-ms"]) == (b"batch", b"1000")
 
         file.write_text(make_config(classes=classes).to_json().replace('"c"', '"?"', 1))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from paceline_router.request import Kind, Rejected, Request, Served, parse
+from hypothesis import given
+from hypothesis import strategies as st
+from paceline_router.prompt_spans import prompt_spans
+from paceline_router.request import Kind, Rejected, Request, Served, parse, passing_fault
 
 SERVED = Served("m", 1000)
-CHAT, COMPLETION = Kind.CHAT, Kind.COMPLETION
+CHAT, COMPLETION, RESPONSES, EMBEDDINGS = Kind.CHAT, Kind.COMPLETION, Kind.RESPONSES, Kind.EMBEDDINGS
 
 
 def say(*contents: Any) -> list[dict[str, Any]]:
@@ -79,6 +82,75 @@ ACCEPTED: list[tuple[str, Kind, dict[str, Any], Request]] = [
         {"prompt": "x" * 8000, "max_tokens": 100},
         Request(COMPLETION, 999, False, 100),
     ),
+    (
+        "a response goes on to the end, and tells its usage unasked",
+        RESPONSES,
+        {"input": "x" * 40, "stream": True},
+        Request(RESPONSES, 17, False, 999, True),
+    ),
+    (
+        "instructions are a turn of their own",
+        RESPONSES,
+        {"input": "x" * 40, "instructions": "x" * 8, "max_output_tokens": 7},
+        Request(RESPONSES, 23, False, 7),
+    ),
+    (
+        "items that are no messages count by their texts",
+        RESPONSES,
+        {
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "x" * 8}]},
+                {"type": "function_call", "name": "f", "arguments": "x" * 4},
+                {"type": "function_call_output", "output": "x" * 4},
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "x" * 4}]},
+            ],
+            "max_output_tokens": 1,
+            "tools": [{"type": "function"}, {"type": "custom"}],
+        },
+        Request(RESPONSES, 24, False, 1),
+    ),
+    (
+        "tools that an engine may run keep a response on one replica",
+        RESPONSES,
+        {"input": "x", "max_output_tokens": 1, "tools": [{"type": "web_search_preview"}]},
+        Request(RESPONSES, 8, False, 1, whole=True),
+    ),
+    (
+        "an input that may be cut is never too long",
+        RESPONSES,
+        {"input": "x" * 200_000, "truncation": "auto", "max_output_tokens": 9},
+        Request(RESPONSES, 999, False, 9),
+    ),
+    (
+        "fields that say that nothing is kept are welcome",
+        RESPONSES,
+        {"input": "x", "background": False, "previous_response_id": None, "max_output_tokens": 1},
+        Request(RESPONSES, 8, False, 1),
+    ),
+    (
+        "a text to embed may fill the context",
+        EMBEDDINGS,
+        {"input": [7] * 1000},
+        Request(EMBEDDINGS, 1000, True, 1, whole=True),
+    ),
+    (
+        "texts to embed are counted together, each computed by itself",
+        EMBEDDINGS,
+        {"input": ["x" * 400, "x" * 4000]},
+        Request(EMBEDDINGS, 1100, False, 1, whole=True),
+    ),
+    (
+        "lists of ids to embed are exact",
+        EMBEDDINGS,
+        {"input": [[1, 2], [3]]},
+        Request(EMBEDDINGS, 3, True, 1, whole=True),
+    ),
+    (
+        "messages may be embedded, as vLLM does",
+        EMBEDDINGS,
+        {"messages": say("x" * 40)},
+        Request(EMBEDDINGS, 17, False, 1, whole=True),
+    ),
 ]
 
 
@@ -126,6 +198,37 @@ REFUSED: list[tuple[str, Kind, object, str | None, int]] = [
     ("messages that are a text", CHAT, {"messages": "hi"}, "messages", 400),
     ("a message without a role", CHAT, {"messages": [{"content": "x"}]}, "messages[0]", 400),
     ("a content that is a number", CHAT, {"messages": say("x", 3)}, "messages[1].content", 400),
+    ("a response to nothing", RESPONSES, {}, "input", 400),
+    ("a response to no item", RESPONSES, {"input": []}, "input", 400),
+    ("a response to a number", RESPONSES, {"input": 3}, "input", 400),
+    ("an item that is a text", RESPONSES, {"input": ["hi"]}, "input[0]", 400),
+    ("an item whose content is a number", RESPONSES, {"input": [{"content": 3}]}, "input[0].content", 400),
+    ("instructions that are a list", RESPONSES, {"input": "x", "instructions": ["x"]}, "instructions", 400),
+    ("a response of no length", RESPONSES, {"input": "x", "max_output_tokens": 0}, "max_output_tokens", 400),
+    ("a response beyond the context", RESPONSES, {"input": "x", "max_output_tokens": 1000}, "input", 400),
+    ("an input that no tokeniser makes fit", RESPONSES, {"input": "x" * 128_001}, "input", 400),
+    ("a response in the background", RESPONSES, {"input": "x", "background": True}, "background", 400),
+    ("a background that is a text", RESPONSES, {"input": "x", "background": "no"}, "background", 400),
+    (
+        "a response after another",
+        RESPONSES,
+        {"input": "x", "previous_response_id": "resp_1"},
+        "previous_response_id",
+        400,
+    ),
+    ("a response in a conversation", RESPONSES, {"input": "x", "conversation": {"id": "c"}}, "conversation", 400),
+    ("a response of another model", RESPONSES, {"input": "x", "model": "x"}, "model", 404),
+    ("a response whose stream is a number", RESPONSES, {"input": "x", "stream": 1}, "stream", 400),
+    ("nothing to embed", EMBEDDINGS, {}, "input", 400),
+    ("an empty text to embed", EMBEDDINGS, {"input": ""}, "input", 400),
+    ("an empty list to embed", EMBEDDINGS, {"input": []}, "input", 400),
+    ("an object to embed", EMBEDDINGS, {"input": {"a": 1}}, "input", 400),
+    ("ids and texts to embed", EMBEDDINGS, {"input": [1, "a"]}, "input", 400),
+    ("texts and ids to embed", EMBEDDINGS, {"input": ["a", 1]}, "input", 400),
+    ("a negative id to embed", EMBEDDINGS, {"input": [[1], [-1]]}, "input", 400),
+    ("a list of no ids to embed", EMBEDDINGS, {"input": [[]]}, "input", 400),
+    ("a text to embed beyond the context", EMBEDDINGS, {"input": [[7] * 1001, [1]]}, "input", 400),
+    ("messages to embed that are none", EMBEDDINGS, {"messages": "hi"}, "messages", 400),
 ]
 
 
@@ -143,3 +246,36 @@ def test_an_unknown_model_is_openais_own_error() -> None:
     assert isinstance(refused, Rejected)
     assert refused.code == "model_not_found"
     assert "'m'" in refused.message
+
+
+LEAVES = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text(max_size=5)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = (
+    *("model", "prompt", "messages", "input", "instructions", "tools", "truncation", "background", "conversation"),
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "stream", "stream_options"),
+)
+ITEMS = st.lists(st.dictionaries(st.sampled_from(("role", "type", "content", "arguments", "output")), JSON))
+
+
+@given(st.sampled_from(Kind), st.dictionaries(st.sampled_from(FIELDS), JSON | ITEMS))
+def test_any_field_may_hold_anything(kind: Kind, body: dict[str, Any]) -> None:
+    found = parse(kind, body, SERVED)
+    if isinstance(found, Request):
+        assert found.prompt_tokens >= 1
+        assert found.max_tokens >= 1
+        assert not found.exact or kind is EMBEDDINGS or found.prompt_tokens + found.max_tokens <= 1000
+        assert prompt_spans(kind, {**body, "tools": None}) == prompt_spans(kind, {**body, "tools": None})
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"prompt": 3}, None), ({"model": "m"}, None), ({"model": "x"}, 404), ([1], 400), (None, 400)],
+    ids=["what it says is the engine's to judge", "our model", "another model", "no object", "nothing"],
+)
+def test_of_what_is_not_for_tokens_only_the_model_is_checked(body: object, status: int | None) -> None:
+    fault = passing_fault(body, SERVED)
+    assert (fault.status if fault else None) == status

@@ -12,8 +12,9 @@ from paceline_api.slo import SLOClass
 from paceline_engine.lengths import OutputLengths
 from paceline_router.prefixes import SPAN_TOKENS
 from paceline_router.prompt_spans import prompt_spans
+from paceline_router.prompts import CHARS_PER_TOKEN
 from paceline_router.replica import Size
-from paceline_router.request import CHARS_PER_TOKEN, Kind, Request, Served, parse
+from paceline_router.request import Kind, Request, Served, parse
 from paceline_router.sizing import expected_size
 
 CHAT = SLOClass("chat", 0.4, 0.04, ttft_s_per_1k_prompt_tokens=0.1)

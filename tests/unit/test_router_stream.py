@@ -82,6 +82,8 @@ def test_has_content(choice: dict[str, object], content: bool) -> None:
 USAGES = [
     ({"usage": {"prompt_tokens": 2, "completion_tokens": 3}}, Usage(2, 3)),
     ({"usage": {"prompt_tokens": 2}}, Usage(2, 0)),
+    ({"usage": {"input_tokens": 2, "output_tokens": 3}}, Usage(2, 3)),
+    ({"usage": {"input_tokens": 2}}, None),
     ({"usage": None}, None),
     ({"usage": {"prompt_tokens": -1, "completion_tokens": 3}}, None),
     ({"usage": {"prompt_tokens": "2"}}, None),

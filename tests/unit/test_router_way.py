@@ -10,9 +10,10 @@ import pytest
 from paceline_api.config import DEFAULT_POLICY
 from paceline_api.outcomes import Outcome
 from paceline_engine.tables import load_table
-from paceline_router.attempts import Fault, GiveUp, Leg
+from paceline_router.attempts import Fault, GiveUp, Leg, OverBudget
 from paceline_router.facts import Facts, Role
 from paceline_router.foresight import PRIOR
+from paceline_router.latency import tpot_s, transfer_s
 from paceline_router.pick import Picker
 from paceline_router.replica import Replica, Size
 from paceline_router.state import Ledger
@@ -44,6 +45,19 @@ class Trip:
         return all(replica.is_idle for replica in self.ledger.replicas.values())
 
 
+@pytest.mark.parametrize("recompute", [True, False], ids=["recompute", "fail"])
+def test_what_must_be_whole_meets_no_prefill_replica_not_even_after_failures(recompute: bool) -> None:
+    trip = Trip("p0", "d0", "d1", recompute=recompute, whole=True)
+    trip.way.prospect(0.0)
+    first = trip.leg(trip.way.start(0.0))
+    second = trip.leg(trip.way.failed(Fault.REFUSED, "no", 0.1))
+    assert {first, second} == {(Leg.WHOLE, "d0"), (Leg.WHOLE, "d1")}
+    assert isinstance(trip.way.failed(Fault.LOST, "gone", 0.2), GiveUp)
+    trip.way.end(0.3)
+    assert trip.is_empty()
+    assert isinstance(Trip("p0", whole=True).way.start(0.0), GiveUp)
+
+
 def test_a_request_goes_through_both_legs_and_leaves_nothing() -> None:
     trip = Trip("p0", "d0")
     started = trip.way.start(0.0)
@@ -60,6 +74,17 @@ def test_a_request_goes_through_both_legs_and_leaves_nothing() -> None:
 def test_a_mixed_replica_serves_the_whole() -> None:
     trip = Trip("m0")
     assert trip.leg(trip.way.start(0.0)) == (Leg.WHOLE, "m0")
+    assert trip.way.after_leg_s == 0.0
+
+
+def test_what_follows_a_prefill_leg_is_its_transfer_a_decode_step_in_progress_and_its_own() -> None:
+    trip = Trip("p0", "d0")
+    trip.way.start(0.0)
+    beside_s = tpot_s(Replica("alone", Role.DECODE, facts=FACTS), SIZE.prompt_tokens)
+    assert trip.way.after_leg_s == pytest.approx(transfer_s(FACTS, SIZE.prompt_tokens) + 2 * beside_s)
+    trip.way.prefilled(0.1)
+    trip.way.fetch(0.1)
+    assert trip.way.after_leg_s == 0.0
 
 
 def test_a_failed_replica_is_avoided_and_told_of() -> None:
@@ -69,6 +94,44 @@ def test_a_failed_replica_is_avoided_and_told_of() -> None:
     assert trip.unready == ["m0"]
     assert [(f.leg, f.fault, f.replica, f.message) for f in trip.failed] == [(Leg.WHOLE, Fault.LOST, "m0", "gone")]
     assert trip.ledger.replicas["m0"].is_idle
+
+
+@pytest.mark.parametrize(
+    ("fault", "then"),
+    [
+        (Fault.UNREACHED, (Leg.WHOLE, "m1")),
+        (Fault.REFUSED, Outcome.UPSTREAM_FAILED),
+        (Fault.ERRORED, Outcome.UPSTREAM_FAILED),
+        (Fault.LOST, Outcome.UPSTREAM_FAILED),
+        (Fault.SILENT, Outcome.UPSTREAM_FAILED),
+    ],
+    ids=lambda value: value.name if isinstance(value, Fault) else "",
+)
+def test_without_budget_only_what_no_engine_has_seen_is_sent_again(
+    fault: Fault, then: tuple[Leg, str] | Outcome
+) -> None:
+    trip = Trip("m0", "m1")
+    trip.way.start(0.0)
+    while trip.guide.budget.take(0, 0.0):
+        pass
+    step = trip.way.failed(fault, "failed", 0.0)
+    if isinstance(then, Outcome):
+        assert isinstance(step, OverBudget)
+        assert step.outcome is then
+    else:
+        assert trip.leg(step) == then
+
+
+def test_an_error_counts_against_whom_it_is_laid_to() -> None:
+    trip = Trip("p0", "p1", "d0")
+    started = trip.way.start(0.0)
+    assert isinstance(started, Send)
+    trip.way.prefilled(0.1)
+    trip.way.fetch(0.1)
+    trip.way.failed(Fault.ERRORED, "no KV", 0.2)
+    assert {name: replica.errors for name, replica in trip.ledger.replicas.items() if replica.errors} == {
+        started.replica: 1
+    }
 
 
 def test_nothing_is_sent_again_once_the_client_has_bytes() -> None:
@@ -151,6 +214,28 @@ def test_promises_are_learnt_from(over: dict[str, Any], learns: bool) -> None:
     trip.way.start(0.0)
     trip.ledger.first_token(trip.way.held, 0.9)
     assert (trip.ledger.errors.p90(0.0) != PRIOR[0]) is learns
+
+
+SEEN = [
+    ("a slow hand-over is expected to be slow again", {}, 0.5, 1),
+    ("a fast one fast", {}, 0.001, -1),
+    ("of an unstreamed answer nobody knows when its first token came", {"streamed": False}, 0.5, 0),
+]
+
+
+@pytest.mark.parametrize(("over", "took_s", "sign"), [c[1:] for c in SEEN], ids=[c[0] for c in SEEN])
+def test_hand_overs_are_learnt_from(over: dict[str, Any], took_s: float, sign: int) -> None:
+    trip = Trip("p0", "d0", **over)
+    trip.way.start(0.0)
+    before_s = trip.way.after_leg_s
+    trip.way.prefilled(0.1)
+    trip.way.fetch(0.1)
+    trip.ledger.first_token(trip.way.held, 0.1 + took_s)
+    trip.way.end(1.0)
+    again = Way(trip.guide, SIZE)
+    again.start(2.0)
+    change_s = again.after_leg_s - before_s
+    assert change_s == pytest.approx(transfer_s(FACTS, SIZE.prompt_tokens) * (1.02**sign - 1))
 
 
 def test_a_promise_is_void_where_the_prompt_is_computed_elsewhere() -> None:

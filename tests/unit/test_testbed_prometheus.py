@@ -44,9 +44,9 @@ def relabelled(monitor: Json, pod: Json) -> dict[str, str] | None:
                 return None
             case "drop" if matches:
                 return None
-            case "replace":
+            case "replace" if matches:
                 labels[rule["target_label"]] = rule.get("replacement", value)
-    return {name: value for name, value in labels.items() if not name.startswith("__")}
+    return {name: value for name, value in labels.items() if not name.startswith("__") or name == "__scheme__"}
 
 
 def test_a_pod_gets_the_labels_that_the_prometheus_operator_would_attach() -> None:
@@ -71,6 +71,22 @@ def test_a_pod_gets_the_labels_that_the_prometheus_operator_would_attach() -> No
 )
 def test_what_the_monitor_does_not_select_is_not_scraped(monitor: Json, pod: Json) -> None:
     assert relabelled(make_monitor(**monitor), make_pod(**pod)) is None
+
+
+@pytest.mark.parametrize(("annotations", "scheme"), [({}, None), ({"prometheus.io/scheme": "https"}, "https")])
+def test_a_pod_that_serves_https_is_scraped_so(annotations: dict[str, str], scheme: str | None) -> None:
+    rule = {
+        "sourceLabels": ["__meta_kubernetes_pod_annotation_prometheus_io_scheme"],
+        "regex": "https",
+        "targetLabel": "__scheme__",
+        "replacement": "https",
+    }
+    endpoint = {"port": "http", "interval": "2s", "relabelings": [rule], "tlsConfig": {"insecureSkipVerify": True}}
+    pod = make_pod()
+    pod["metadata"]["annotations"] = annotations
+    monitor = make_monitor(podMetricsEndpoints=[endpoint])
+    assert (relabelled(monitor, pod) or {}).get("__scheme__") == scheme
+    assert [c["tls_config"] for c in scrape_configs(monitor, "t")] == [{"insecure_skip_verify": True}]
 
 
 def test_what_a_monitor_says_and_this_does_not_read_is_refused() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paceline_engine.pd import KV_PARAMS, decode_leg, prefill_leg
+from paceline_engine.pd import KV_PARAMS, decode_leg, prefill_leg, prefill_leg_of_response
 from paceline_engine.request import Leg, Objective
 from paceline_engine.sim.api import Refused
-from paceline_engine.vllm.bodies import EXPIRY, PATHS, Admitted, admit, is_unicode, stamped
+from paceline_engine.vllm.bodies import EXPIRY, PATHS, RESPONSES, Admitted, admit, is_unicode, stamped
 from paceline_engine.vllm.objectives import read_objective
 from paceline_engine.vllm.rules import InvalidRules, Rules, read_rules
 
@@ -234,11 +234,40 @@ def test_one_kv_serves_one_answer(params: dict[str, Any], over: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/responses", "/inference/v1/generate", "/v1/completions/render", "/v1/completions/"]
+    "path", ["/v1/embeddings", "/tokenize", "/inference/v1/generate", "/v1/completions/render", "/v1/completions/"]
 )
-def test_legs_go_by_two_paths_only(path: str) -> None:
+def test_legs_go_by_three_paths_only(path: str) -> None:
     got = admitted(make_body(kv_transfer_params=make_params()), {"x-slo-tpot-ms": b"30"}, path=path)
     assert got.body == make_body()
+
+
+def make_response(**over: Any) -> dict[str, Any]:
+    return {"model": "m", "input": "Say something", "max_output_tokens": 8, **over}
+
+
+def test_a_response_has_legs_and_an_objective_too() -> None:
+    ask = make_response(stop=["x"], store=False, stream=True)
+    first = admitted(prefill_leg_of_response(ask), {"x-slo-tpot-ms": b"30"}, path=RESPONSES)
+    assert first.leg is Leg.PREFILL
+    assert {"max_output_tokens": 1, "ignore_eos": True, "stream": False}.items() <= first.body.items()
+    assert first.body[KV_PARAMS] == PREFILL
+    assert first.body["vllm_xargs"] == {"slo_tpot_ms": 30.0}
+    assert not {"stop", "max_tokens", "min_tokens", "n"} & first.body.keys()
+    second = admitted(decode_leg(ask, make_params()), path=RESPONSES)
+    assert (second.leg, second.body["stream"]) == (Leg.DECODE, True)
+    assert second.body[KV_PARAMS]["remote_host"] == "10.0.0.7"
+    for asked in (None, 2, True, "1"):
+        longer = {**prefill_leg_of_response(ask), "max_output_tokens": asked}
+        assert isinstance(admitted(longer, path=RESPONSES), Refused), asked
+
+
+@pytest.mark.parametrize("type_", ["web_search_preview", "code_interpreter", "mcp", "container", None, [1]], ids=str)
+def test_a_response_whose_tools_an_engine_may_run_is_never_handed_over(type_: object) -> None:
+    for params in (make_params(), PREFILL):
+        body = make_response(tools=[{"type": "function"}, {"type": type_}], kv_transfer_params=params)
+        got = admitted(body, path=RESPONSES)
+        assert (got.leg, got.dropped) == (Leg.WHOLE, (KV_PARAMS,))
+        assert KV_PARAMS not in got.body
 
 
 def test_the_end_of_the_lease_is_added_to_leg_1s_answer() -> None:

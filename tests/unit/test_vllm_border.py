@@ -102,7 +102,8 @@ def test_nobody_is_trusted_where_no_token_is_set() -> None:
         ({}, b'{"prompt":"a","kv_transfer_params":{"do_remote_prefill":true}}', 400, "is missing"),
         ({}, b"[" * 100_000 + b"]" * 100_000, 400, "nested too deeply"),
         ({}, rb'{"prompt": "\ud800"}', 400, "half a surrogate pair"),
-        ({}, b'--x\r\ncontent-disposition: form-data; name="vllm_xargs"\r\n\r\n{}', 400, "into a JSON body only"),
+        ({"content-type": "Multipart/Form-Data; boundary=x"}, b"--x\r\nvllm_xargs", 415, "must be JSON"),
+        ({"content-type": "application/x-www-form-urlencoded"}, b'{"a":"&vllm%5Fxargs={}&"}', 415, "must be JSON"),
         ({}, b" " * (1 << 19), 413, "larger than"),
     ],
     ids=[
@@ -112,7 +113,8 @@ def test_nobody_is_trusted_where_no_token_is_set() -> None:
         "no host",
         "a deep hole",
         "half a character",
-        "arguments in a form",
+        "a form",
+        "a form that is JSON as well",
         "a body without end",
     ],
 )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.metadata import distributions
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from engines import make_table
 from paceline_engine.lengths import OutputLengths
 from paceline_engine.policies.stall_free import StallFree
-from paceline_engine.policies.step import Latest, Limits, Step, View
+from paceline_engine.policies.step import Limits
 from paceline_engine.request import Objective
 from paceline_engine.step_time import StepShape, StepTimeModel
 from paceline_engine.vllm.__main__ import PACKAGES, main, surround, sweep
-from paceline_engine.vllm.pacer import HELD, PROBE_AFTER_S, BorrowedKV, Pacer
+from paceline_engine.vllm.pacer import HELD, BorrowedKV, Pacer
 
 FAST = Objective("fast", 1.0, 0.05, 0.15)
 DECODE = StepShape(0, 0.0, 1, 100)
@@ -124,31 +122,6 @@ def test_a_request_that_is_known_is_not_taken_twice() -> None:
     pacer.forget("a")
     pacer.forget("a")
     assert pacer.paced == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Never(Latest):
-    """A policy whose prediction lets no prompt run."""
-
-    def plan(self, view: View, start_s: float) -> Step:
-        return Step(view.decodes, (), max(1, len(view.decodes)), repeat=8)
-
-
-def test_a_prompt_that_never_fits_is_tried_once_in_a_while() -> None:
-    pacer = make_pacer(policy=Never())
-    take(pacer, "a")
-    take(pacer, "long", None, prompt=4000)
-    tried = []
-    for k in range(200):
-        now = 0.01 * k
-        running(pacer, "a", emitted=1 + k)
-        pacer.view.waiting = [pacer.tracked["long"]]
-        plan = pacer.plan(now)
-        assert plan.run == ["a"]
-        if plan.admit:
-            tried.append(now)
-            assert (plan.admit, plan.token_budget) == (["long"], 1 + 16)
-    assert [round(b - a, 2) for a, b in pairwise(tried)] == [PROBE_AFTER_S + 0.01] * 2
 
 
 def test_the_plan_names_a_victim_only_where_blocks_are_short() -> None:

@@ -109,5 +109,9 @@ def test_chaos_did_preempt_and_abort(seen: dict[str, Any], mode: str) -> None:
     assert sum(run["aborted"] for run in runs) > 10
 
 
+def test_of_those_that_end_in_an_error_kv_was_lost_by_who_waited_for_it(seen: dict[str, Any]) -> None:
+    assert seen["errors"] == {"lost": 1, "ended": 2, "tracked": 0}
+
+
 def test_a_plan_for_256_requests_costs_under_2_ms_of_cpu(seen: dict[str, Any]) -> None:
     assert seen["overhead"]["ours"] - seen["overhead"]["stock"] < 2.0

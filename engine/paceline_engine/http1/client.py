@@ -8,6 +8,7 @@ called from inside `request`; a connection is reused only when both sides agreed
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ from .wire import Header, find_header, request_head
 class ClientPool:
     """Connections to `host`:`port`. The timeouts are seconds; None waits for ever.
 
-    `head_timeout_s` runs from the sending of the request to the answer's head, `body_idle_timeout_s` from read to read.
+    `head_timeout_s` runs from the sending of the request to the answer's head, `body_idle_timeout_s` from read to read,
+    `connect_timeout_s` until TLS, if there is any, is agreed on. `headers` go with every request.
     """
 
     def __init__(
@@ -32,7 +34,11 @@ class ClientPool:
         connect_timeout_s: float = 2.0,
         head_timeout_s: float | None = None,
         body_idle_timeout_s: float | None = None,
+        tls: ssl.SSLContext | None = None,
+        headers: Sequence[Header] = (),
     ) -> None:
+        self._tls = tls
+        self._headers = tuple(headers)
         self.host = host
         self.port = port
         self.in_flight = 0
@@ -43,6 +49,11 @@ class ClientPool:
         self._idle: dict[ClientConnection, None] = {}  # in order of release
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    @property
+    def url(self) -> str:
+        """What it reaches, without a path."""
+        return f"{'http' if self._tls is None else 'https'}://{self._host_header.decode()}"
 
     @property
     def idle(self) -> int:
@@ -58,6 +69,8 @@ class ClientPool:
         """
         if self._closed:
             raise RuntimeError("the pool is closed")
+        if self._headers:
+            headers = (*self._headers, *headers)
         head = request_head(method, target, self._host_header, headers, len(body))
         call = Call(self, head, body, listener, head_only=method == b"HEAD")
         self.in_flight += 1
@@ -102,7 +115,7 @@ class ClientPool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: ClientConnection(self, self._timeouts, loop), self.host, self.port
+                    lambda: ClientConnection(self, self._timeouts, loop), self.host, self.port, ssl=self._tls
                 )
         except TimeoutError:
             call.fail_unconnected(ErrorKind.TIMEOUT_CONNECT, f"no connection within {self._connect_timeout_s} s")

@@ -219,7 +219,8 @@ class ServerConnection(asyncio.Protocol):
         self._transport.write(answer_head(refusal.status, (), framing) + body)
         self._pause_reading(False)
         self._alarm.set(monotonic() + self._limits.linger_timeout_s)
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS has no half that closes; a client goes by its Content-Length
+            self._transport.write_eof()
 
     def _drop(self, data: bytes) -> None:
         self._dropped_bytes += len(data)

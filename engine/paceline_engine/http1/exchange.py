@@ -43,6 +43,7 @@ class Exchange:
         "_mute",
         "_sink",
         "body",
+        "caller",
         "finished",
         "gone",
         "headers",
@@ -75,6 +76,7 @@ class Exchange:
         self._by_name: dict[bytes, bytes] | None = None
         self.body = body
         self.received_at = received_at
+        self.caller = ""  # who asks, once a handler has found out
         self._http10 = http10
         self._keep = keep
         self._head = b""

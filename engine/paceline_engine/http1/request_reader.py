@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import httptools
 
-from .wire import Framing, Header, Refusal, body_too_large, judge_head, split_target
+from .wire import Framing, Header, Refusal, body_too_large, is_foreign, judge_head, split_target
 
 _REQUEST_OVERHEAD_BYTES = 16  # request line beside its target
 _FIELD_OVERHEAD_BYTES = 4  # ": " and CRLF
@@ -77,6 +77,8 @@ class RequestReader:
         self._read_at = 0.0
         self._quiet_bytes = 0  # read since the parser last reported anything
         self._head_bytes = 0
+        self._raw: list[bytes] = []  # what was read since the present head began, or more
+        self._raw_is_head = False  # and nothing before it
         self._url = b""
         self._headers: list[Header] = []
         self._received_at = 0.0
@@ -92,6 +94,10 @@ class RequestReader:
     def feed(self, data: bytes, now: float) -> None:
         """Parses what was read at `now`, seconds of `time.monotonic()`; nothing once the phase is SHUT."""
         self._read_at = now
+        if self.phase is Phase.HEAD:
+            self._raw.append(data)
+        else:
+            self._raw, self._raw_is_head = [data], self.phase is Phase.BETWEEN
         self._quiet_bytes += len(data)
         while not self._is_shut():
             try:
@@ -115,7 +121,7 @@ class RequestReader:
         """Reads no more, and lets go of a request in its midst."""
         self.phase = Phase.SHUT
         self._head = None
-        self._body = []
+        self._body = self._raw = []
 
     def take_continue(self) -> bool:
         """Whether the client waits to be asked for the body being read; True once a request."""
@@ -183,6 +189,7 @@ class RequestReader:
             )
         )
         self.phase = Phase.BETWEEN if head.keep else Phase.SHUT
+        self._raw_is_head = False
 
     def _count_head(self, head_bytes: int) -> None:
         self._quiet_bytes = 0
@@ -199,8 +206,12 @@ class RequestReader:
         framing = judge_head(version, method, self._headers, self._limits.max_body_bytes)
         if isinstance(framing, Refusal):
             raise _RefusedError(framing)
+        raw = self._raw[0] if len(self._raw) == 1 else b"".join(self._raw)
+        is_http = self._raw_is_head and raw.startswith(b"%b %b HTTP/" % (method, self._url))
+        if not is_http and is_foreign(raw, method, self._url):
+            raise _RefusedError(Refusal(400, "malformed HTTP: the request line is of another protocol"))
         target = split_target(self._url)
-        if target is None:
+        if target is None or (self._url == b"*" and method != b"OPTIONS"):
             raise _RefusedError(Refusal(400, "the request target is neither a path nor an http URL"))
         return _Head(
             method,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable
 
 from paceline_api import outcomes
@@ -14,6 +15,7 @@ from paceline_api import outcomes
 from .connection import ServerConnection
 from .exchange import Exchange
 from .request_reader import Limits
+from .tls_listener import TLSListener
 
 Handler = Callable[[Exchange], None]  # synchronous; an exception is logged and answered with 500
 
@@ -31,15 +33,23 @@ class Server:
         self._empty = asyncio.Event()
         self._empty.set()
         self.port = 0
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server | TLSListener | None = None
 
     @property
     def open_connections(self) -> int:
         return len(self._connections)
 
-    async def listen(self, host: str, port: int, *, backlog: int, reuse_port: bool) -> None:
+    async def listen(
+        self, host: str, port: int, *, backlog: int, reuse_port: bool, tls: Callable[[], ssl.SSLContext] | None = None
+    ) -> None:
         """Accepts on `host`:`port` (0: kernel-chosen, then in `port`). OSError when the address cannot be bound."""
         loop = asyncio.get_running_loop()
+        if tls is not None:
+            own = TLSListener(
+                lambda: ServerConnection(self, loop), tls, host, port, backlog=backlog, reuse_port=reuse_port
+            )
+            self._listener, self.port = own, own.port
+            return
         self._listener = await loop.create_server(
             lambda: ServerConnection(self, loop), host, port, backlog=backlog, reuse_port=reuse_port or None
         )
@@ -54,6 +64,8 @@ class Server:
         self.draining = True
         if self._listener is not None:
             self._listener.close()
+        if isinstance(self._listener, TLSListener):
+            await self._listener.wait_closed()
         for connection in list(self._connections):
             connection.drain()
         try:
@@ -94,8 +106,12 @@ async def serve(
     backlog: int = 4096,
     reuse_port: bool = False,
     error_body: Callable[[int, str], bytes] | None = None,
+    tls: Callable[[], ssl.SSLContext] | None = None,
 ) -> Server:
-    """A server that hands every request to `handler`. OSError when the address cannot be bound."""
+    """A server that hands every request to `handler`. OSError when the address cannot be bound.
+
+    `tls`: the context of each next connection, for a server of HTTPS alone.
+    """
     server = Server(handler, limits or Limits(), error_body or openai_error_body)
-    await server.listen(host, port, backlog=backlog, reuse_port=reuse_port)
+    await server.listen(host, port, backlog=backlog, reuse_port=reuse_port, tls=tls)
     return server

@@ -22,7 +22,10 @@ _OWN_ANSWER = HOP_BY_HOP | {b"content-length"}
 _OWN_REQUEST = HOP_BY_HOP | {b"content-length", b"host", b"expect"}
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _REQUEST_LINE = re.compile(rb"[A-Z]+ [!-~]+")
-_ABSOLUTE = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
+# RFC 3986 §3.2.2: a name or an IPv4 address, or an IP literal; then, after a colon, a port or nothing.
+_LITERAL, _NAME = rb"\[[0-9A-Za-z:.%~_-]+\]", rb"(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
+_HOST = re.compile(rb"(?:%b|%b*)(?::[0-9]*)?" % (_LITERAL, _NAME))
+_ABSOLUTE = re.compile(rb"https?://(?:%b|%b+)(?::[0-9]*)?(?=[/?]|$)" % (_LITERAL, _NAME), re.IGNORECASE)
 BODILESS = frozenset({204, 304})
 _MAX_LENGTH_DIGITS = 18  # below 2**63, as llhttp counts
 
@@ -47,13 +50,13 @@ def judge_head(version: str, method: bytes, headers: Sequence[Header], max_body_
         return Refusal(505, f"HTTP/{version} is not supported; use HTTP/1.1")
     if method == b"CONNECT":
         return Refusal(501, "CONNECT is not supported")
-    hosts = 0
+    hosts: list[bytes] = []
     length: bytes | None = None
     coding: bytes | None = None
     expect = b""
     for name, value in headers:
         if name == b"host":
-            hosts += 1
+            hosts.append(value)
         elif name == b"content-length":
             if length is not None:
                 return Refusal(400, "more than one Content-Length")
@@ -64,8 +67,10 @@ def judge_head(version: str, method: bytes, headers: Sequence[Header], max_body_
             coding = value.lower()
         elif name == b"expect":
             expect = value.lower()
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
         return Refusal(400, "exactly one Host header is needed")
+    if hosts and _HOST.fullmatch(hosts[0]) is None:
+        return Refusal(400, "Host is neither a host nor one with a port")
     if expect and expect != b"100-continue":
         return Refusal(417, "the only expectation that is met is 100-continue")
     if coding is not None:
@@ -90,8 +95,21 @@ def body_too_large(max_body_bytes: int) -> Refusal:
     return Refusal(413, f"the body is larger than {max_body_bytes} bytes")
 
 
+def is_foreign(raw: bytes, method: bytes, target: bytes) -> bool:
+    """Whether the request line in `raw` is of RTSP or ICE, which llhttp takes for HTTP of the same version.
+
+    `raw` may hold more than the line; a line in there that is the same but for the protocol would be taken for it.
+    """
+    if b" RTSP/" not in raw and b" ICE/" not in raw:
+        return False
+    return re.search(rb"%b +%b +(?:RTSP|ICE)/" % (re.escape(method), re.escape(target)), raw) is not None
+
+
 def split_target(target: bytes) -> tuple[str, str] | None:
-    """Path and query, as sent, of a target in origin or absolute form or `*`; None for another form or a fragment."""
+    """Path and query, as sent, of a target in origin or absolute form or `*`; None for another form or a fragment.
+
+    An absolute one has a host and no user (RFC 9110 §4.2); the path is all that is served by, whoever it names.
+    """
     if target[:1] != b"/" and target != b"*":
         absolute = _ABSOLUTE.match(target)
         if absolute is None:

@@ -24,12 +24,11 @@ from paceline_engine.step_time import StepTimeModel
 
 @dataclass(frozen=True, slots=True)
 class PolicySetting:
-    """What a policy may be given; `token_budget` 0 means its default, `transfer_s` is the KV hand-over's time."""
+    """What a policy may be given; `token_budget` 0 means its default."""
 
     model: StepTimeModel
     lengths: OutputLengths
     token_budget: int = 0
-    transfer_s: float = 0.0
 
 
 POLICIES: Mapping[str, Callable[[PolicySetting], Policy]] = {
@@ -42,5 +41,5 @@ POLICIES: Mapping[str, Callable[[PolicySetting], Policy]] = {
     "split-fuse": lambda s: SplitFuse(s.token_budget or 768),
     "prefill-only": lambda s: PrefillOnly(s.token_budget or 512),
     "decode-only": lambda s: DecodeOnly(),
-    "stall-free": lambda s: StallFree(s.model, s.lengths, s.transfer_s),
+    "stall-free": lambda s: StallFree(s.model, s.lengths),
 }

@@ -1,12 +1,13 @@
 """The deadline-driven stall-free policy (DESIGN §5): each step's token budget follows from what running requests owe.
 
 The limit of a step is the time until the first decode, run at the decode-only pace from then on, would miss its mean
-TPOT or stall; below it, a step is as long as computes prompts fastest in the long run. Prefill chunks fill that time in
-the order of their deadlines. What cannot be saved any more no longer bounds the others: a lost decode leaves the limit,
-a lost prefill goes to a background queue with a small share, and so does one that would cost others theirs. A prompt
-that joined is never starved: a stall limit that no step with a prompt can keep gives way to the smallest one, and where
-means leave no room either, prompts have a tenth of the time. Goes beyond Sarathi-Serve's fixed budget (OSDI'24,
-Algorithm 3). Pure.
+TPOT or stall; below it, a step is as long as computes prompts fastest in the long run, but ends in time for who comes
+meanwhile (`newcomers`). Prefill chunks fill that time in the order of their deadlines. What cannot be saved any more
+no longer bounds the others: a lost decode leaves the limit, a lost prefill goes to a background queue with a small
+share, and so does one that would cost others theirs. No prompt that finds KV starves: a stall limit that no step with
+a prompt can keep gives way to the smallest one; where means leave no room to compute, the first one has a tenth of the
+time; and one at a time joins beyond the others' pace. Goes beyond Sarathi-Serve's fixed budget (OSDI'24, Algorithm 3).
+Pure.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from math import inf, isnan, nan
 from paceline_engine.budget import StepLoad, best_pace, largest_chunk
 from paceline_engine.lengths import OutputLengths
 from paceline_engine.policies import prefill_order
-from paceline_engine.policies.step import Latest, Reserve, Step, View
-from paceline_engine.request import Leg, Request
+from paceline_engine.policies.joining import Beside, Entry, Joining
+from paceline_engine.policies.newcomers import Newcomers
+from paceline_engine.policies.step import Latest, Step, View
+from paceline_engine.request import Request
 from paceline_engine.step_time import Regime, StepTimeModel
 
 HORIZON_TOKENS = 32  # how far ahead a decode's pace may be made up for (DESIGN §5)
@@ -28,14 +31,12 @@ MAX_PARTIALS = 4  # prefills that may hold KV unfinished
 CROWDED_SHARE = 0.9  # of the tightest TPOT: a decode step that long is worth thinning out
 REPLAN_STEPS = 16  # decode-only steps between two looks at the deadlines
 SIT_OUT_FACTOR = 1.5  # a decode may sit out a step only if its TPOT is this far above the tightest
-LOOSE_SHARE = 0.75  # of the requests that may run, which looser classes leave the tightest to find room beyond
-KEPT_FROM_LOST = 0.3  # of KV and of the tightest TPOT: prompts that are late anyway join only below the rest
 # Tried over the SLOs of benchmarks/policies.py:
 LOST_SHARE = 0.02  # of prefill tokens, for prefills that miss anyway, while others can be saved
 RESERVE = 2.0  # margins, of the tightest TPOT: no later step makes up for an error in a request's last ones
 MOST_RESERVED = 0.5  # of the tightest TPOT, while the margin is a guess
 STALL_SHARE = 0.7  # of the stall cap: one long step stalls every decode at once
-OVERDUE_S, OVERDUE_SHARE = 1.0, 0.1  # a prompt that has fitted into no step for so long has this share of the time
+OVERDUE_S, OVERDUE_SHARE = 0.6, 0.1  # where no prompt has run for so long, the first one has this share of the time
 
 
 @dataclass(slots=True)
@@ -48,28 +49,34 @@ class _Owed:
     decodes: list[Request]
     patient: list[Request]  # decodes that could sit out this step and still make the next, least room first
     load: StepLoad
-    tightest_tpot_s: float
-    loosest_tpot_s: float
     growth_tokens: int
-    context: int  # of all decodes
+    beside: Beside
 
 
 @dataclass(slots=True)
 class StallFree(Latest):
-    """`transfer_s` is what follows a prefill before its first token is out (KV hand-over, on a prefill engine)."""
+    """Of a prefill leg, the router has taken what follows it off its TTFT (KV hand-over, first decode steps)."""
 
     model: StepTimeModel
     lengths: OutputLengths
-    transfer_s: float = 0.0
     delay_s: float = 0.002  # engine to router
     _lost_credit: float = field(default=0.0, init=False)
-    _prefill_s: float = field(default=nan, init=False)  # since when a prompt has fitted into no step
+    _prefill_s: float = field(default=nan, init=False)  # since when a prompt has fitted nowhere
+    _beyond: Request | None = field(default=None, init=False)  # the last to join though the pace did not allow it
+    _beyond_s: float = field(default=nan, init=False)  # when it was last seen to run
+    _newcomers: Newcomers = field(default_factory=Newcomers, init=False)
+    _joining: Joining = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._joining = Joining(self.model, self.lengths)
 
     def plan(self, view: View, start_s: float) -> Step:
         owed = self._owed(view, start_s)
         alone = not view.partials and not view.waiting
         if alone:
             self._prefill_s = nan
+        else:
+            self._make_room(view, owed, start_s)
         prefills, tokens = ([], 0) if alone else self._compose(view, owed, start_s)
         decodes = self._with_patient(owed, min(owed.even_s, owed.limit_s)) if owed.patient else owed.decodes
         if not decodes and not prefills:
@@ -89,7 +96,7 @@ class StallFree(Latest):
         """One pass over the decodes: who must run, and by when the step must end."""
         decodes = view.decodes
         if not decodes:
-            return _Owed(inf, inf, 0.0, [], [], StepLoad(), inf, 0.0, 0, 0)
+            return _Owed(inf, inf, 0.0, [], [], StepLoad(), 0, Beside())
         context = sum([r.prompt_tokens + r.emitted_tokens for r in decodes])
         tpots = [r.objective.tpot_s for r in decodes]
         tightest, loosest = min(tpots), max(tpots)
@@ -136,7 +143,7 @@ class StallFree(Latest):
             cap_s = newest_s + STALL_SHARE * min([r.objective.max_stall_s for r in decodes]) - earliest_s
             limit = max(limit, min(self._soft_s(view, load, cap_s * hard), mean))
         patient = [decodes[i] for _, i in sorted(waits)]
-        return _Owed(limit, even, pace_s, run, patient, load, tightest, loosest, growth, context)
+        return _Owed(limit, even, pace_s, run, patient, load, growth, Beside(tightest, loosest, context))
 
     def _pace_s(
         self, decodes: Sequence[Request], tpots: Sequence[float], context: int, joining: Request | None
@@ -159,9 +166,21 @@ class StallFree(Latest):
 
         `cap_s` is the cap of who has just got a token: what the host does before each step is gone from it for good.
         """
-        deepest = max([r.computed_tokens for r in (*view.partials, *view.waiting[:MAX_PARTIALS])])
-        least_s = load.seconds(self.model, view.limits.tile_tokens, deepest)
+        least_s = self._least_s(view, load)
         return least_s if least_s > cap_s else 0.0
+
+    def _least_s(self, view: View, load: StepLoad) -> float:
+        """A step with one tile of a prompt, the deepest of the next."""
+        deepest = max([r.computed_tokens for r in (*view.partials, *view.waiting[:MAX_PARTIALS])])
+        return load.seconds(self.model, view.limits.tile_tokens, deepest)
+
+    def _make_room(self, view: View, owed: _Owed, start_s: float) -> None:
+        """Steps end in time for those who come meanwhile, though no step with a prompt is shorter than the least."""
+        self._newcomers.note(view.waiting, start_s)
+        most_s = self._newcomers.most_s(start_s)
+        if most_s < owed.limit_s:
+            most_s = max(most_s, self._least_s(view, owed.load))
+            owed.limit_s, owed.even_s = min(owed.limit_s, most_s), min(owed.even_s, most_s)
 
     def _with_patient(self, owed: _Owed, limit_s: float) -> list[Request]:
         """Who must run, and as many of the patient as the step has time for: what they hold is KV that others need."""
@@ -181,16 +200,20 @@ class StallFree(Latest):
         chosen: list[Request] = []
         # What cannot join keeps out what comes later, but for those who have joined, and for whom it gives way to.
         shut, closed, kept_out = False, False, False
+        later: Request | None = None  # the first that finds a place and KV, and is kept out all the same
         kv_left = view.kv.available - view.kv.blocks_for(owed.growth_tokens)
         for r, is_lost in self._turns(savable, lost):
             fresh = not r.blocks
             if fresh and (view.running or chosen):
-                gives_way = is_lost or r.objective.tpot_s > owed.tightest_tpot_s
-                barred = closed or (gives_way and shut)
-                if barred or not self._admits(view, owed, r, len(chosen), kv_left, is_lost=is_lost):
-                    shut, closed = True, closed or not gives_way
+                gives_way = is_lost or r.objective.tpot_s > owed.beside.tightest_tpot_s
+                if closed or (gives_way and shut):
                     continue
-            due_s = inf if is_lost else max(r.ttft_deadline_s - self.transfer_s - self.delay_s - start_s, 0.0)
+                entry = self._joining.entry(view, owed.beside, r, len(chosen), kv_left, is_lost=is_lost)
+                if entry is not Entry.OPEN:
+                    shut, closed = True, closed or not gives_way
+                    later = r if entry is Entry.LATER and later is None else later
+                    continue
+            due_s = inf if is_lost else max(r.ttft_deadline_s - self.delay_s - start_s, 0.0)
             chunk = self._chunk(load, r, limit, due_s, view)
             if chunk <= 0 and not chosen:
                 chunk, kept_out = self._overdue(load, r, start_s, view), True
@@ -207,6 +230,12 @@ class StallFree(Latest):
             limit = min(limit, due_s)
             if chunk < r.left_tokens:
                 break
+        if later is not None and not (chosen or kept_out or self._is_beyond(view, start_s)):
+            chunk, kept_out = self._overdue(load, later, start_s, view), True
+            if chunk > 0:
+                chosen.append(later)
+                load.add(chunk, later.computed_tokens)
+                self._beyond, self._beyond_s = later, start_s
         if chosen or not kept_out:
             self._prefill_s = nan
         self._lost_credit = min(max(self._lost_credit, 0.0), float(view.limits.max_batched_tokens))
@@ -216,7 +245,7 @@ class StallFree(Latest):
         """Prefills to save, those that are not, each in order, and the length of the step that serves them best."""
         model, load, limits = self.model, owed.load, view.limits
         beside_s = load.seconds(model, 1) - model.predict4(1, 0.5, 0, 0) if load.decodes else 0.0
-        now, after_s = start_s + beside_s, self.transfer_s + self.delay_s
+        now, after_s = start_s + beside_s, self.delay_s
         savable, lost = prefill_order.split((*view.partials, *view.waiting), model, after_s, now)
         work = sum([r.left_tokens for r in savable or lost])
         room = limits.max_batched_tokens - load.decodes
@@ -238,7 +267,10 @@ class StallFree(Latest):
         return chunk
 
     def _overdue(self, load: StepLoad, r: Request, start_s: float, view: View) -> int:
-        """Tokens of a prompt that fits into no step: none before it has waited, then what its share computes."""
+        """Tokens of a prompt that fits nowhere: none before it has waited, then what its share computes.
+
+        It also puts a prediction to the test that lets no prompt run: if it is wrong, only a trial tells.
+        """
         if isnan(self._prefill_s):
             self._prefill_s = start_s
         waited_s = min(start_s - self._prefill_s, 2 * OVERDUE_S)  # it may have gone unseen: not every step is planned
@@ -248,45 +280,22 @@ class StallFree(Latest):
         share_s = load.seconds(self.model) + OVERDUE_SHARE * waited_s
         return self._chunk(load, r, max(least_s, share_s), inf, view)
 
+    def _is_beyond(self, view: View, start_s: float) -> bool:
+        """Whether who joined though the pace did not allow it still runs, in another micro-batch perhaps."""
+        if self._beyond is None:
+            return False
+        if any(r is self._beyond for r in (*view.decodes, *view.partials)):
+            self._beyond_s = start_s
+        elif not view.flying or start_s - self._beyond_s >= OVERDUE_S:
+            self._beyond = None
+        return self._beyond is not None
+
     def _turns(self, savable: list[Request], lost: list[Request]) -> Iterable[tuple[Request, bool]]:
         """Whose turn it is: lost prefills first when their credit covers one, else after all savable ones."""
         early = 1 if lost and savable and self._lost_credit >= lost[0].left_tokens else 0
         yield from ((r, True) for r in lost[:early])
         yield from ((r, False) for r in savable)
         yield from ((r, True) for r in lost[early:])
-
-    def _admits(self, view: View, owed: _Owed, r: Request, joining: int, kv_left: int, *, is_lost: bool) -> bool:
-        """A new prompt joins only if the decodes can bear it afterwards and what they will grow to still fits.
-
-        Lost ones leave room for others to come, and requests of a looser class some of the places.
-        """
-        places, kept = float(view.limits.max_requests), KEPT_FROM_LOST if is_lost else 0.0
-        if r.objective.tpot_s > owed.tightest_tpot_s:
-            places *= LOOSE_SHARE
-        if view.running + joining >= places or not view.can_start(r, Reserve.PROMPT, 0):
-            return False
-        if r.leg is Leg.PREFILL:
-            return True
-        expected = min(r.max_tokens, self.lengths.remaining(r.objective.class_name, 0))
-        if view.kv.blocks_for(r.total_tokens + expected) > kv_left - kept * view.kv.capacity:
-            return False
-        tightest = min(owed.tightest_tpot_s, r.objective.tpot_s)
-        if self.model.predict4(0, 0.0, 1, r.total_tokens) > tightest:  # what is not kept even alone binds nobody
-            tightest = min([d.objective.tpot_s for d in (*view.decodes, r) if self._could_keep(d)], default=inf)
-        weight, context, weighed = 1.0, float(r.total_tokens), view.partials
-        if tightest < owed.loosest_tpot_s:
-            weighed = [*view.decodes, *view.partials]
-        else:  # every decode counts in full
-            weight, context = weight + len(view.decodes), context + owed.context
-        for d in weighed:
-            share = 1.0 if d.lost else min(1.0, tightest / d.objective.tpot_s)
-            weight += share
-            context += share * d.total_tokens
-        return self.model.predict4(0, 0.0, max(1, round(weight)), round(context)) <= (1.0 - kept) * tightest
-
-    def _could_keep(self, r: Request) -> bool:
-        """Its TPOT, were it alone."""
-        return self.model.predict4(0, 0.0, 1, r.total_tokens) <= r.objective.tpot_s
 
 
 def _due_s(r: Request, h: int) -> float:

@@ -58,12 +58,13 @@ class Answer:
         )
         return self._head + role + b"\n\n" + event
 
-    def tail(self, tokens: int, *, include_usage: bool) -> bytes:
-        """What follows the last token's event."""
+    def last(self, tokens: int, reason: str, *, include_usage: bool) -> bytes:
+        """The last of `tokens` events and what ends the stream."""
+        event = self.token(tokens - 1, b'"%b"' % reason.encode())
         if not include_usage:
-            return DONE
+            return event + DONE
         usage = orjson.dumps(self._usage(tokens))
-        return b'%b,"choices":[],"usage":%b}\n\n%b' % (self._head, usage, DONE)
+        return b'%b%b,"choices":[],"usage":%b}\n\n%b' % (event, self._head, usage, DONE)
 
     def whole(self, tokens: int, finish_reason: str, kv_params: Mapping[str, Any] | None) -> bytes:
         """The answer that is not streamed."""

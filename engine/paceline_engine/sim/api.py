@@ -1,26 +1,24 @@
-"""What a request to the simulated engine asks for: bodies and headers, checked field by field before anything is done.
+"""What a request to the simulated engine asks for: a body checked field by field before anything is done.
 
 Follows vLLM's OpenAI server where it differs from OpenAI: `ignore_eos`, `min_tokens`, token ids as prompt,
-`kv_transfer_params`. `stop` is checked and otherwise without effect: made-up words are not searched. Headers about the
-objective and `kv_transfer_params` count only from a caller with the service's token; anyone else's are dropped.
+`kv_transfer_params`. `stop` is checked and otherwise without effect: made-up words are not searched.
+`kv_transfer_params` count only from a caller with the service's token; anyone else's are dropped.
 Invariant: nothing that a client sends raises; it becomes a `Refused` that names the field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from paceline_api import headers
-
 from paceline_engine.pd import KV_PARAMS, InvalidTransfer, RemoteKV, asks_remote_decode, is_allowed_host, read_remote_kv
-from paceline_engine.request import Leg, Objective
+from paceline_engine.request import Leg
 from paceline_engine.sim import text
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's and vLLM's default of /v1/completions
-_MAX_MS = 1e9
+MOST_IDS = 2 * text.SPELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,7 @@ class Ask:
     include_usage: bool
     leg: Leg
     remote: RemoteKV | None
+    echoed: Mapping[str, Any] | None = None  # of a response: what of the request its answer says again
 
     @property
     def ends_by_itself(self) -> bool:
@@ -65,10 +64,7 @@ def read_ask(chat: bool, body: object, served: Served, *, trusted: bool) -> Ask 
     """The request in a decoded JSON body; the first fault found refuses it."""
     if not isinstance(body, dict):
         return Refused("the body must be a JSON object")
-    model = body.get("model")
-    if model is not None and model != served.name:
-        return Refused(f"The model `{_shown(model)}` does not exist.", "model", 404, "model_not_found")
-    if fault := _flags_fault(body):
+    if fault := model_fault(body, served) or _flags_fault(body):
         return fault
     prompt = _chat_prompt(body.get("messages"), served) if chat else _prompt(body.get("prompt"), served)
     if isinstance(prompt, Refused):
@@ -97,6 +93,14 @@ def read_ask(chat: bool, body: object, served: Served, *, trusted: bool) -> Ask 
     )
 
 
+def model_fault(body: Mapping[str, Any], served: Served) -> Refused | None:
+    """vLLM's words for a model that is not served."""
+    model = body.get("model")
+    if model is None or model == served.name:
+        return None
+    return Refused(f"The model `{shown(model)}` does not exist.", "model", 404, "model_not_found")
+
+
 def _flags_fault(body: Mapping[str, Any]) -> Refused | None:
     for name in ("stream", "ignore_eos"):
         if not isinstance(body.get(name), bool | None):
@@ -120,7 +124,7 @@ def _limits(chat: bool, body: Mapping[str, Any], prompt_tokens: int, served: Ser
         value = body.get(name)
         if value is not None:
             if not _whole(value) or value < 1:
-                return Refused(f"{name} must be at least 1, got {_shown(value)}.", name)
+                return Refused(f"{name} must be at least 1, got {shown(value)}.", name)
             asked = value
             break
     room = served.max_model_len - prompt_tokens
@@ -131,7 +135,7 @@ def _limits(chat: bool, body: Mapping[str, Any], prompt_tokens: int, served: Ser
     if min_tokens is None:
         return wanted, 0
     if not _whole(min_tokens) or not 0 <= min_tokens <= wanted:
-        return Refused(f"min_tokens must be from 0 to max_tokens={wanted}, got {_shown(min_tokens)}.", "min_tokens")
+        return Refused(f"min_tokens must be from 0 to max_tokens={wanted}, got {shown(min_tokens)}.", "min_tokens")
     return wanted, min_tokens
 
 
@@ -156,14 +160,23 @@ def _prompt(prompt: object, served: Served) -> text.Prompt | Refused:
         return Refused("prompt must be a text or a list of token ids", "prompt")
     if set(map(type, prompt)) != {int}:
         return Refused("prompt must be one text or one list of token ids; send one request per prompt", "prompt")
-    if min(prompt) < 0 or max(prompt) >= 1 << 31:
-        return Refused("Token id is out of vocabulary: ids are from 0 to 2147483647", "prompt")
+    if min(prompt) < 0 or max(prompt) >= MOST_IDS:
+        return Refused(f"Token id is out of vocabulary: ids are from 0 to {MOST_IDS - 1}", "prompt")
     if len(prompt) > 2 * served.max_model_len:  # not worth hashing
         return _too_long(f"{len(prompt)} tokens ({len(prompt)}", 0, False, served)
-    return text.of_ids(prompt, served.block_size)
+    return text.from_outside(prompt, served.block_size)
 
 
 def _chat_prompt(messages: object, served: Served) -> text.Prompt | Refused:
+    turns = read_turns(messages)
+    if isinstance(turns, Refused):
+        return turns
+    chars = sum(len(role) + len(content) for role, content in turns)
+    return _too_many_chars(chars, True, served) or text.of_chat(turns, served.block_size)
+
+
+def read_turns(messages: object) -> list[tuple[str, str]] | Refused:
+    """(role, content) of each message of a chat."""
     if not isinstance(messages, list) or not messages:
         return Refused("messages must be a list of at least one message", "messages")
     turns: list[tuple[str, str]] = []
@@ -174,8 +187,7 @@ def _chat_prompt(messages: object, served: Served) -> text.Prompt | Refused:
         if content is None:
             return Refused(f"messages[{i}].content must be a text or a list of text parts", "messages")
         turns.append((message["role"], content))
-    chars = sum(len(role) + len(content) for role, content in turns)
-    return _too_many_chars(chars, True, served) or text.of_chat(turns, served.block_size)
+    return turns
 
 
 def _content(content: object) -> str | None:
@@ -215,36 +227,6 @@ def _transfer(params: object, served: Served) -> tuple[Leg, RemoteKV | None] | R
     return Leg.DECODE, remote
 
 
-def read_objective(
-    header: Callable[[bytes], bytes | None], default: Objective, *, trusted: bool
-) -> Objective | Refused:
-    """What is left of the request's objective; the default's value for each header that is not there."""
-    if not trusted:
-        return default
-    name = header(headers.SLO_CLASS.encode())
-    if name is not None and not (name.isascii() and 0 < len(name) <= 63):
-        return Refused(f"{headers.SLO_CLASS} must be a name of 1 to 63 characters", headers.SLO_CLASS)
-    limits: list[float] = []
-    for header_name, fallback_s, lowest_ms in (
-        (headers.TTFT_REMAINING_MS, default.ttft_s, -_MAX_MS),
-        (headers.TPOT_MS, default.tpot_s, 1e-3),
-        (headers.MAX_STALL_MS, default.max_stall_s, 1e-3),
-    ):
-        value = header(header_name.encode())
-        milliseconds = fallback_s * 1e3 if value is None else _number(value)
-        if milliseconds is None or not lowest_ms <= milliseconds <= _MAX_MS:
-            return Refused(f"{header_name} must be a number of milliseconds, got {_shown(value)}", header_name)
-        limits.append(milliseconds / 1e3)
-    return Objective(default.class_name if name is None else name.decode(), *limits)
-
-
-def _number(value: bytes) -> float | None:
-    try:
-        return float(value) if len(value) <= 32 else None
-    except ValueError:
-        return None
-
-
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -253,6 +235,6 @@ def _all(values: object, kind: type) -> bool:
     return isinstance(values, Sequence) and all(isinstance(v, kind) for v in values)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     shown = value if isinstance(value, str) else repr(value)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."

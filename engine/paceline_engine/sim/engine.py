@@ -17,7 +17,6 @@ from paceline_engine.alarms import Alarms
 from paceline_engine.clock import Clock
 from paceline_engine.http1 import Exchange
 from paceline_engine.request import Leg, Objective, Request
-from paceline_engine.sim.answers import Answer
 from paceline_engine.sim.api import Ask, Refused
 from paceline_engine.sim.batching import Batch
 from paceline_engine.sim.leases import Leases
@@ -26,6 +25,7 @@ from paceline_engine.sim.options import Options
 from paceline_engine.sim.pull import HEARTBEATS_PER_LEASE, KVLost, KVPuller
 from paceline_engine.sim.replica import Emitted, Replica, TooLong
 from paceline_engine.sim.reply import Reply
+from paceline_engine.sim.responses import answer_to
 from paceline_engine.sim.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ class Engine:
             ask.prompt.block_hashes,
             ask.leg,
         )
-        id_ = f"{'chatcmpl' if ask.chat else 'cmpl'}-{request.id}"
-        reply = Reply(exchange, ask, request, Answer(ask.chat, id_, int(time.time()), self.served_name, ask.prompt))
+        reply = Reply(exchange, ask, request, answer_to(ask, request.id, int(time.time()), self.served_name))
         self._replies[request.id] = reply
         try:
             self._worker.submit(request, ask.answer_tokens)
@@ -109,8 +108,8 @@ class Engine:
     def waiting(self) -> int:
         return len(self.replica.view.waiting) + len(self.replica.remote)
 
-    def refuse(self, result: LegResult) -> None:
-        """Counts a leg that was answered without being served."""
+    def count(self, result: LegResult) -> None:
+        """Counts a request that was answered without a step."""
         self.metrics.legs[result] += 1
 
     def _abort(self, request_id: str) -> None:

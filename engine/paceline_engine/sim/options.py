@@ -164,7 +164,6 @@ def check(args: argparse.Namespace, own: StepTable | None = None) -> Options:
         token_budget=args.token_budget,
         block_size=args.block_size,
         kv_blocks=kv_blocks,
-        hands_over=args.role == "prefill",
         lease_s=args.lease_s,
     )
     tpot_s = args.default_tpot_ms / 1e3

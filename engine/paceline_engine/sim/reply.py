@@ -18,6 +18,7 @@ from paceline_engine.request import Request
 from paceline_engine.sim import answers
 from paceline_engine.sim.answers import Answer
 from paceline_engine.sim.api import Ask
+from paceline_engine.sim.responses import ResponseAnswer
 
 SIMULATED: Header = (headers.SIMULATED.encode(), b"1")
 MAX_PENDING_BYTES = 256 * 1024  # beside what the connection itself buffers
@@ -29,7 +30,7 @@ class Reply:
 
     __slots__ = ("_answer", "_exchange", "_pending", "ask", "last_token_s", "on_overflow", "request", "scheduled")
 
-    def __init__(self, exchange: Exchange, ask: Ask, request: Request, answer: Answer) -> None:
+    def __init__(self, exchange: Exchange, ask: Ask, request: Request, answer: Answer | ResponseAnswer) -> None:
         self._exchange = exchange
         self._answer = answer
         self._pending: list[bytes] | None = None  # a list while the reader is slow
@@ -55,8 +56,7 @@ class Reply:
             body = self._answer.whole(tokens, reason, kv_params)
             self._exchange.respond(200, body, headers=(SIMULATED,))
             return
-        event = self._answer.token(tokens - 1, b'"%b"' % reason.encode())
-        self._send(event + self._answer.tail(tokens, include_usage=self.ask.include_usage))
+        self._send(self._answer.last(tokens, reason, include_usage=self.ask.include_usage))
         if self._pending is None:
             self._exchange.end()
 

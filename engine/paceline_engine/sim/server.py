@@ -10,22 +10,33 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
 import orjson
 from paceline_api import headers
 
 from paceline_engine.http1 import Exchange, Header, Limits, Server, serve
 from paceline_engine.sim import answers, metrics, pull
-from paceline_engine.sim.api import Refused, Served, read_ask, read_objective
+from paceline_engine.sim.api import Ask, Refused, Served, read_ask
 from paceline_engine.sim.engine import Engine, Phase
 from paceline_engine.sim.metrics import LegResult
+from paceline_engine.sim.objectives import read_objective
 from paceline_engine.sim.reply import SIMULATED
+from paceline_engine.sim.responses import read_response
 from paceline_engine.sim.samples import samples
+from paceline_engine.sim.tokens import detokenize, tokenize
 
 _BYTES_PER_TOKEN = 64  # of a body: no token of a prompt that fits the context needs more
 _MIN_BODY_BYTES = 4 << 20
 _RETRY_AFTER: Header = (b"retry-after", b"1")
 _TOKEN = headers.TOKEN.encode()
+
+
+class ReadAsk(Protocol):
+    """Reads the request in a decoded body."""
+
+    def __call__(self, body: object, served: Served, *, trusted: bool) -> Ask | Refused: ...
 
 
 class EngineServer:
@@ -40,8 +51,11 @@ class EngineServer:
         self._drains: set[asyncio.Task[None]] = set()
         self._labels = metrics.labels({"model_name": options.served_name, "engine": "0"})
         self._routes: dict[tuple[str, str], Callable[[Exchange], None]] = {
-            ("POST", "/v1/chat/completions"): lambda exchange: self._generate(exchange, chat=True),
-            ("POST", "/v1/completions"): lambda exchange: self._generate(exchange, chat=False),
+            ("POST", "/v1/chat/completions"): partial(self._generate, read=partial(read_ask, True)),
+            ("POST", "/v1/completions"): partial(self._generate, read=partial(read_ask, False)),
+            ("POST", "/v1/responses"): partial(self._generate, read=read_response),
+            ("POST", "/tokenize"): partial(self._convert, convert=tokenize),
+            ("POST", "/detokenize"): partial(self._convert, convert=detokenize),
             ("GET", "/v1/models"): self._models,
             ("GET", "/health"): lambda exchange: exchange.respond(200, headers=(SIMULATED,)),
             ("GET", "/readyz"): self._readyz,
@@ -81,24 +95,40 @@ class EngineServer:
         given = exchange.header(_TOKEN)
         return bool(self._token) and given is not None and hmac.compare_digest(given, self._token)
 
-    def _generate(self, exchange: Exchange, *, chat: bool) -> None:
-        engine = self.engine
-        if engine.phase in (Phase.LOADING, Phase.DRAINING):
-            engine.refuse(LegResult.REFUSED)
-            message = f"the engine is {engine.phase.value}; send the request to another replica"
-            _refuse(exchange, Refused(message, status=503, code="no_endpoint"), (_RETRY_AFTER,))
-            return
-        refused = self._take(exchange, chat)
+    def _generate(self, exchange: Exchange, *, read: ReadAsk) -> None:
+        refused = self._busy() or self._take(exchange, read)
         if refused is not None:
-            engine.refuse(LegResult.REJECTED)
-            _refuse(exchange, refused)
+            self._reject(exchange, refused)
 
-    def _take(self, exchange: Exchange, chat: bool) -> Refused | None:
+    def _convert(self, exchange: Exchange, *, convert: Callable[[object, Served], dict[str, Any] | Refused]) -> None:
+        answer = self._busy() or _read_json(exchange)
+        if not isinstance(answer, Refused):
+            answer = convert(answer, self._served)
+        if isinstance(answer, Refused):
+            self._reject(exchange, answer)
+            return
+        self.engine.count(LegResult.FINISHED)
+        _respond(exchange, answer)
+
+    def _busy(self) -> Refused | None:
+        """Why nothing is taken on now."""
+        phase = self.engine.phase
+        if phase not in (Phase.LOADING, Phase.DRAINING):
+            return None
+        message = f"the engine is {phase.value}; send the request to another replica"
+        return Refused(message, status=503, code="no_endpoint")
+
+    def _reject(self, exchange: Exchange, refused: Refused) -> None:
+        unserved = refused.status == 503
+        self.engine.count(LegResult.REFUSED if unserved else LegResult.REJECTED)
+        _refuse(exchange, refused, (_RETRY_AFTER,) if unserved else ())
+
+    def _take(self, exchange: Exchange, read: ReadAsk) -> Refused | None:
         body = _read_json(exchange)
         if isinstance(body, Refused):
             return body
         trusted = self._is_trusted(exchange)
-        ask = read_ask(chat, body, self._served, trusted=trusted)
+        ask = read(body, self._served, trusted=trusted)
         if isinstance(ask, Refused):
             return ask
         objective = read_objective(exchange.header, self.engine.options.objective, trusted=trusted)

@@ -34,7 +34,6 @@ class ReplicaSpec:
     token_budget: int = 0
     block_size: int = 16
     kv_blocks: int = 0
-    hands_over: bool = False  # a prefill engine: its first token is out only after a KV transfer
     lease_s: float = LEASE_S
 
 
@@ -44,8 +43,7 @@ def build(spec: ReplicaSpec, rng: Random) -> Replica:
     model = StepTimeModel(spec.prior or table)
     lengths = OutputLengths()
     machine = Machine(spec.machine, rng)
-    transfer_s = machine.transfer_s(1024) if spec.hands_over else 0.0
-    policy = POLICIES[spec.policy](PolicySetting(model, lengths, spec.token_budget, transfer_s))
+    policy = POLICIES[spec.policy](PolicySetting(model, lengths, spec.token_budget))
     kv = KVBlocks(spec.kv_blocks or max(1, table.kv_tokens // spec.block_size), spec.block_size)
     kind = Replica if spec.machine.stages == 1 else PipelinedReplica
     return kind(policy, kv, spec.limits, machine, model, lengths, spec.lease_s)

@@ -4,14 +4,14 @@ A text becomes pieces of up to four characters, each with the blank before it (a
 byte-pair encodings give); a message of a chat adds five tokens of template and the answer's turn three. Output token i
 is a made-up word of four letters drawn by (hash of the prompt, i), so that prefill/decode and aggregated answers are
 the same, and each word is one token of this tokenizer again. Prompts that share leading blocks share block hashes.
-Pure.
+Ids that are shown spell their piece where it is short, so that they can be read back; others are hashes. Pure.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import log
@@ -20,6 +20,10 @@ from zlib import crc32
 _PIECE = re.compile(r" ?\S{1,4}|\s{1,4}")
 LONGEST_PIECE = 5  # characters: no text has fewer tokens than a fifth of its length
 _START, _END, _LINE = 1 << 32, (1 << 32) + 1, (1 << 32) + 2  # the chat template's own tokens: no piece has these ids
+_TEMPLATE = {_START: "<|start|>", _END: "<|end|>", _LINE: "\n"}
+SPELLED = 1 << 52  # from here on an id spells its piece; all stay below what JSON's readers take for whole numbers
+_SPELLED_BYTES = 6
+UNKNOWN = "\ufffd"  # what an id that spells nothing is read as
 _SYLLABLES = tuple(c + v for c in "bdfghklmnprstvwz" for v in "aeiou")
 _MASK = (1 << 64) - 1
 _MEAN_ANSWER_TOKENS = 200  # of answers that end by themselves: exponential, near the mean of public chat traces (211)
@@ -54,15 +58,64 @@ def of_text(text: str, block_size: int) -> Prompt:
 
 def of_chat(messages: Iterable[tuple[str, str]], block_size: int) -> Prompt:
     """The prompt of (role, content) pairs and the opening of the assistant's turn."""
+    return of_ids(_chat(messages, _id, _ids), block_size)
+
+
+def chat_ids(messages: Iterable[tuple[str, str]], *, opening: bool = True) -> list[int]:
+    """The ids of that prompt to be shown; without the `opening` of the assistant's turn if that is not wanted."""
+    return _chat(messages, _spelled, text_ids)[: None if opening else -3]
+
+
+def _chat(
+    messages: Iterable[tuple[str, str]], id_: Callable[[str], int], ids_of: Callable[[str], Iterable[int]]
+) -> list[int]:
     ids: list[int] = []
     for role, content in messages:
-        ids += (_START, crc32(role.encode()), _LINE, *_ids(content), _END, _LINE)
-    ids += (_START, crc32(b"assistant"), _LINE)
-    return of_ids(ids, block_size)
+        ids += (_START, id_(role), _LINE, *ids_of(content), _END, _LINE)
+    ids += (_START, id_("assistant"), _LINE)
+    return ids
+
+
+def text_ids(text: str) -> list[int]:
+    """The ids of a text to be shown."""
+    return [_spelled(piece) for piece in _PIECE.findall(text)]
+
+
+def piece(id_: int) -> str:
+    """What an id stands for."""
+    if not SPELLED <= id_ < 2 * SPELLED:
+        return _TEMPLATE.get(id_, UNKNOWN)
+    return _bytes(id_).decode("utf-8", "replace")
+
+
+def from_outside(ids: Sequence[int], block_size: int) -> Prompt:
+    """The prompt of ids that a client sent: those of a text make that text's prompt."""
+    return of_ids([_hashed(id_) for id_ in ids] if max(ids) >= SPELLED else ids, block_size)
 
 
 def _ids(text: str) -> Iterable[int]:
     return (crc32(piece.encode("utf-8", "surrogatepass")) for piece in _PIECE.findall(text))
+
+
+def _id(piece: str) -> int:
+    return crc32(piece.encode("utf-8", "surrogatepass"))
+
+
+def _spelled(piece: str) -> int:
+    data = piece.encode("utf-8", "surrogatepass")
+    if len(data) > _SPELLED_BYTES:
+        return crc32(data)
+    return SPELLED | len(data) << 8 * _SPELLED_BYTES | int.from_bytes(data, "big")
+
+
+def _hashed(id_: int) -> int:
+    """The id by which prompts are told apart."""
+    return crc32(_bytes(id_)) if SPELLED <= id_ < 2 * SPELLED else id_
+
+
+def _bytes(spelled: int) -> bytes:
+    length = min(spelled >> 8 * _SPELLED_BYTES & 0xF, _SPELLED_BYTES)
+    return (spelled & (1 << 8 * _SPELLED_BYTES) - 1).to_bytes(_SPELLED_BYTES, "big")[_SPELLED_BYTES - length :]
 
 
 def word(seed: int, i: int) -> str:

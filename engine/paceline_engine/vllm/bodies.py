@@ -22,16 +22,20 @@ from paceline_engine.pd import (
     RemoteKV,
     asks_remote_decode,
     is_allowed_host,
+    may_go_on,
     must_start_by,
     prefill_leg,
+    prefill_leg_of_response,
     read_remote_kv,
 )
 from paceline_engine.request import Leg
-from paceline_engine.sim.api import Refused, read_objective
+from paceline_engine.sim.api import Refused
+from paceline_engine.sim.objectives import read_objective
 from paceline_engine.vllm.objectives import BEST_EFFORT, CLASS, MAX_STALL_MS, TPOT_MS, TTFT_MS
 from paceline_engine.vllm.rules import Rules
 
-PATHS = ("/v1/completions", "/v1/chat/completions")  # where the router sends legs
+RESPONSES = "/v1/responses"
+PATHS = ("/v1/completions", "/v1/chat/completions", RESPONSES)  # where the router sends legs
 EXPIRY = "remote_blocks_expiry_time"
 _XARGS, _BLOCKS, _STRUCTURE = "vllm_xargs", "remote_block_ids", "structured_outputs"
 _NO_STRUCTURE = Refused(f"{_STRUCTURE} must be an object", _STRUCTURE)  # vLLM would answer 500
@@ -73,7 +77,7 @@ def admit(path: str, body: object, header: Header, rules: Rules, *, trusted: boo
     if extra and isinstance(kept.get(_XARGS), dict | None):
         kept = {**kept, _XARGS: {**(kept.get(_XARGS) or {}), **extra}}
     dropped = tuple(name for name in dropped if name != KV_PARAMS)
-    admitted = _hand_over(body.get(KV_PARAMS), kept, rules, now)
+    admitted = _hand_over(path == RESPONSES, body.get(KV_PARAMS), kept, rules, now)
     if isinstance(admitted, Refused):
         return admitted
     return replace(admitted, changed=bool(extra or dropped) or KV_PARAMS in body, dropped=dropped + admitted.dropped)
@@ -126,7 +130,7 @@ def _carried(header: Header) -> dict[str, str | float] | Refused:
     return extra
 
 
-def _hand_over(params: object, kept: dict[str, Any], rules: Rules, now: float) -> Admitted | Refused:
+def _hand_over(is_response: bool, params: object, kept: dict[str, Any], rules: Rules, now: float) -> Admitted | Refused:
     """Which leg `params` make of a request; several answers or prompts would all read the same KV: they are no leg."""
     if params is None:
         return Admitted(kept)
@@ -135,10 +139,10 @@ def _hand_over(params: object, kept: dict[str, Any], rules: Rules, now: float) -
     decode = asks_remote_decode(params)
     if not decode and params.get("do_remote_prefill") is not True:
         return Admitted(kept)
-    if not _is_single(kept):
+    if may_go_on(kept.get("tools")) if is_response else not _is_single(kept):
         return Admitted(kept, dropped=(KV_PARAMS,))
     if decode:
-        return _prefill(kept)
+        return _prefill_response(kept) if is_response else _prefill(kept)
     try:
         remote, checked = _checked(params)
     except InvalidTransfer as e:
@@ -159,6 +163,13 @@ def _prefill(kept: dict[str, Any]) -> Admitted | Refused:
     if asked != 1 or isinstance(asked, bool):
         return Refused("a prefill leg generates one token: max_tokens must be 1", "max_tokens")
     return Admitted(prefill_leg(kept), Leg.PREFILL)
+
+
+def _prefill_response(kept: dict[str, Any]) -> Admitted | Refused:
+    asked = kept.get("max_output_tokens")
+    if asked != 1 or isinstance(asked, bool):
+        return Refused("a prefill leg generates one token: max_output_tokens must be 1", "max_output_tokens")
+    return Admitted(prefill_leg_of_response(kept), Leg.PREFILL)
 
 
 def _is_single(body: Mapping[str, Any]) -> bool:

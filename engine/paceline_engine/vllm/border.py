@@ -46,8 +46,8 @@ _HEALTH_TIMEOUT_S = 2.0
 _FORBIDDEN = Refused(f"{headers.TOKEN} is missing or wrong", status=403, code="forbidden")
 _DEEP = Refused("the body is nested too deeply")
 _TORN = Refused("the body holds half a surrogate pair, which is no text")
-_XARGS = b"xargs"  # vLLM takes vllm_xargs from forms too, in which they are not looked for
-_IN_A_FORM = Refused("vllm_xargs go into a JSON body only", "vllm_xargs")
+_FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data")  # vLLM takes vllm_xargs from them too
+_NO_FORMS = Refused("the body must be JSON: forms are not looked into", status=415, code="unsupported_media_type")
 
 
 class BorderMetrics:
@@ -152,10 +152,13 @@ class Border:
 
     def _read(self, given: Given, raw: bytes, *, trusted: bool) -> tuple[bytes, Leg] | Refused:
         """The bytes that go on. The parser is vLLM's: what is no JSON here is none there, and left to it."""
+        kind = (given.header(b"content-type") or b"").lower()
+        if any(form in kind for form in _FORMS):
+            return _NO_FORMS
         try:
             body: object = json.loads(raw)
         except ValueError:
-            return _IN_A_FORM if _XARGS in raw else (raw, Leg.WHOLE)
+            return raw, Leg.WHOLE
         if not is_unicode(raw, body):
             return _TORN
         now = self._now()

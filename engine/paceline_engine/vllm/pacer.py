@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isnan, nan
 from typing import Any
 
 from paceline_engine.kv_blocks import KVBlocks
 from paceline_engine.lengths import OutputLengths
-from paceline_engine.policies.step import Limits, Policy, Step, View
+from paceline_engine.policies.step import Limits, Policy, View
 from paceline_engine.request import Leg, Objective, Request
 from paceline_engine.step_time import StepShape, StepTimeModel
 from paceline_engine.vllm.objectives import BEST_EFFORT
 
-PROBE_AFTER_S = 0.5  # without a prefill, while there are some and somebody decodes
 HELD = [0]  # blocks of whoever holds any: vLLM counts them itself, policies ask only whether there are some
 
 
@@ -120,7 +119,6 @@ class Pacer:
     counts: Counts = field(default_factory=Counts, init=False)
     repeat: int = field(default=0, init=False)  # how often the last plan may still be followed unseen
     _flights: deque[Flight] = field(default_factory=deque, init=False)
-    _prefill_s: float = field(default=nan, init=False)  # when a prompt last ran, or began to be kept waiting
     _busy_since_s: float = field(default=nan, init=False)  # the last result, unless the engine had nothing to do since
 
     def __post_init__(self) -> None:
@@ -170,7 +168,7 @@ class Pacer:
         """The next step, from `view`, whose requests are all Tracked."""
         view, start_s = self.view, self.start_s(now)
         spared = self._spare()
-        step = self._probed(self.policy.plan(view, start_s), now)
+        step = self.policy.plan(view, start_s)
         self.repeat = 0 if self.stages > 1 else step.repeat - 1  # batches take turns
         chosen = [*step.decodes, *(r for r in step.prefills if r.blocks)]
         sit_out: list[Any] = []
@@ -197,20 +195,6 @@ class Pacer:
             view.flying += len(spared)
             view.decodes = view.decodes[:share]
         return spared
-
-    def _probed(self, step: Step, now: float) -> Step:
-        """`step`, with a tile of a prompt where none has run for long.
-
-        A prediction that lets no prompt run is never put to the test: if it is wrong, only a trial tells.
-        """
-        view = self.view
-        if step.prefills or isnan(self._prefill_s) or not (view.partials or view.waiting):
-            self._prefill_s = now
-        elif now - self._prefill_s > PROBE_AFTER_S:
-            self._prefill_s = now
-            first = (view.partials or view.waiting)[0]
-            return replace(step, prefills=[first], token_budget=len(step.decodes) + self.limits.tile_tokens, repeat=1)
-        return step
 
     def depart(self, shape: StepShape, since_s: float) -> Flight:
         """A step has been scheduled; `since_s` is when its scheduling began."""

@@ -90,14 +90,20 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         )
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
+        awaits_kv = self._awaiting_kv() if finished_status is RequestStatus.FINISHED_ERROR else set()
         gone: list[Request] = super().finish_requests(request_ids, finished_status)
-        for request in gone:
-            tracked = self._pacer.forget(request.request_id)
-            failed = finished_status is RequestStatus.FINISHED_ERROR
-            if self._metrics and failed and tracked and tracked.leg is Leg.DECODE:
-                self._metrics.on_lost_kv(1)  # where it may not be recomputed
+        ended = {request.request_id for request in gone}
+        for id_ in ended:
+            self._pacer.forget(id_)
+        if self._metrics:
+            self._metrics.on_lost_kv(len(awaits_kv & ended))  # where it may not be recomputed
         self._tell(self._clock())
         return gone
+
+    def _awaiting_kv(self) -> set[str]:
+        """Of all that end in an error (a grammar may not compile either), those lose their KV on its way."""
+        awaits = RequestStatus.WAITING_FOR_REMOTE_KVS
+        return {request.request_id for request in self.kv_holding_waiting if request.status is awaits}
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         since_s = self._clock()

@@ -113,6 +113,8 @@ def _env(owner: Owner, pod: EnginePod, own: Mapping[str, str]) -> list[Json]:
         "XDG_CACHE_HOME": f"{HOME}/.cache",
         "HF_HOME": f"{CACHE}/huggingface" if model.cache else f"{HOME}/.cache/huggingface",
     }
+    if model.cache and not pod.simulated:
+        values["VLLM_CACHE_ROOT"] = f"{CACHE}/vllm"  # what a replica has compiled, the next one need not
     env: list[Json] = [
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
         token_env(owner),

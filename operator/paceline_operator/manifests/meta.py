@@ -29,6 +29,7 @@ SCRAPED: Mapping[str, str] = {  # annotations of pods, for a Prometheus that goe
     "prometheus.io/port": str(PORT),
     "prometheus.io/path": "/metrics",
 }
+SCRAPE_SCHEME = "prometheus.io/scheme"  # annotation beside these, of pods that serve HTTPS; the PodMonitor reads it too
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ from paceline_operator.manifests.meta import HTTP, PORT, ROUTER_LABELS, Owner, S
 _PORTS = [{"name": HTTP, "port": PORT, "protocol": "TCP", "targetPort": HTTP}]
 
 
-def router_service(owner: Owner) -> Json:
-    spec = {"type": "ClusterIP", "selector": {**owner.labels, **ROUTER_LABELS}, "ports": _PORTS}
+def router_service(owner: Owner, *, tls: bool = False) -> Json:
+    """`tls`: gateways are told to speak it."""
+    ports = [port | ({"appProtocol": "https"} if tls else {}) for port in _PORTS]
+    spec = {"type": "ClusterIP", "selector": {**owner.labels, **ROUTER_LABELS}, "ports": ports}
     return owner.manifest("Service", owner.name, ROUTER_LABELS, spec=spec)
 
 

@@ -71,7 +71,7 @@ class Link:
     """`seed` must be new, or the engine may have our prompts cached."""
 
     def __init__(self, pool: ClientPool, seed: int) -> None:
-        self.url = f"http://{pool.host}:{pool.port}"
+        self.url = pool.url
         self._pool = pool
         self._sender = Sender("", "", class_header=False, seed=seed)
         self._numbers = itertools.count()

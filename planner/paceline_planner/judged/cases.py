@@ -103,9 +103,8 @@ def fleet(
     prior = scaled(table, box.prior)
     engines = []
     for i, role in enumerate(roles):
-        hands_over = role is Role.PREFILL
         policy, budget = contender.policy, contender.token_budget
-        spec = ReplicaSpec(MachineSpec(table), policy, prior, token_budget=budget, hands_over=hands_over)
+        spec = ReplicaSpec(MachineSpec(table), policy, prior, token_budget=budget)
         engines.append(EngineSpec(f"{role}-{i}", role, spec, box.tensor))
     return FleetSpec(tuple(engines), {slo.name: slo for slo in classes}, router, record_gaps=True)
 

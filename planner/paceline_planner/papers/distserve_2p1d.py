@@ -82,8 +82,7 @@ def fleet(side: Side, table: str) -> FleetSpec:
     engines = []
     for part in side.parts:
         limits = Limits(max_batched_tokens=part.max_batched_tokens)
-        hands_over = part.role is Role.PREFILL
-        spec = ReplicaSpec(of, part.policy, None, limits, part.token_budget, hands_over=hands_over)
+        spec = ReplicaSpec(of, part.policy, None, limits, part.token_budget)
         engines += [EngineSpec(f"{part.role}-{i}", part.role, spec) for i in range(part.count)]
     return FleetSpec(tuple(engines), {SLO.name: SLO})
 

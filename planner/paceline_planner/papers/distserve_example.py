@@ -4,7 +4,7 @@ Each variant is one machine and one way to batch prompts, for all of its figures
 simdistserve's fit of vLLM with its host term and the 1 ms that it adds to a prefill, and one prompt of 512 tokens in a
 step. At that length the paper finds an A100 saturated by OPT-13B (figure 3): two prompts in a step then take as long as
 one after the other, which a fit that is linear in tokens does not say. Rates are requests per second; the objective is
-met jointly.
+met jointly: P90 of TTFT and P90 of TPOT, each by itself as in figure 1, give the same rates to 0.5 %.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from paceline_planner.papers.experiment import Curve, Experiment, Finding, Grid,
 from paceline_planner.papers.measured_machines import VLLM_2023, faster_prefill, machine
 from paceline_planner.search.instances import Demand, decode_alone, prefill_alone
 from paceline_planner.search.splits import Split, best_split
-from paceline_planner.search.trial import highest_rate
 from paceline_planner.sim.rides import EngineSpec, FleetSpec
-from paceline_planner.sim.steady import SteadyRule, steady_run
+from paceline_planner.sim.steady import SteadyRule
 
 Part = Literal["prefill-first", "prefill alone", "decode alone", "2P1D"]
 PARTS: tuple[Part, ...] = ("prefill-first", "prefill alone", "decode alone", "2P1D")
@@ -44,12 +43,11 @@ CURVE_RATES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.4, 2.8, 3.2, 3.4, 3.6, 4.0, 4.4, 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One machine, and the prompt tokens that it may put in a step; `of_each`: P90 of TTFT and of TPOT by itself."""
+    """One machine, and the prompt tokens that it may put in a step."""
 
     name: str
     table: StepTable
     step_tokens: int = example.LENGTHS.prompt_tokens
-    of_each: bool = False
 
 
 def _variants() -> tuple[Variant, ...]:
@@ -60,7 +58,6 @@ def _variants() -> tuple[Variant, ...]:
     measured = replace(faster_prefill(replace(given, host=HostTerm()), VLLM_2023.prefill_ratio), host=VLLM_2023.host)
     return (
         Variant("the example's machine, one prompt a step", slower),
-        Variant("… P90 of TTFT and P90 of TPOT, each by itself", slower, of_each=True),
         Variant("… without simdistserve's 1 ms a prefill", given),
         Variant("… nor one prompt a step: up to 2,048 tokens (vLLM 0.2–0.3's default)", given, step_tokens=2048),
         Variant("… that, and host 3 ms in place of 2 (least of 2024's engines)", host, step_tokens=2048),
@@ -76,8 +73,7 @@ def replica(variant: Variant, role: Role) -> EngineSpec:
     spec = machine(variant.table, kv_constant_s=example.HANDOVER_S, kv_bytes_per_s=example.NVLINK_BYTES_PER_S)
     policy = "vllm-v0" if role is Role.MIXED else f"{role}-only"
     limits = Limits(max_batched_tokens=variant.step_tokens)
-    hands_over = role is Role.PREFILL
-    setup = ReplicaSpec(spec, policy, None, limits, variant.step_tokens, hands_over=hands_over)
+    setup = ReplicaSpec(spec, policy, None, limits, variant.step_tokens)
     return EngineSpec(str(role), role, setup)
 
 
@@ -106,22 +102,7 @@ def sustained_rps(quick: bool, item: tuple[Variant, Part]) -> float:
     variant, part = item
     judged = FIRST_SEEDS if part == "prefill-first" else SEEDS
     asked, spec = setting(variant, part, demand(quick, judged if variant.name == VARIANTS[0].name else SEEDS[:1]))
-    if variant.of_each:
-        return highest_rate(partial(meets_each, asked, spec), GUESS_RPS[part], 0.02, first_step=FIRST_STEP)
     return asked.goodput_rps(spec, GUESS_RPS[part], 0.1 if quick else 0.01, first_step=FIRST_STEP)
-
-
-def meets_each(asked: Demand, spec: FleetSpec, rate_rps: float) -> bool:
-    """Whether P90 of TTFT and P90 of TPOT, each over all requests, are within their limits on most seeds."""
-    assert isinstance(asked.rule, SteadyRule)
-    met = 0
-    for seed in asked.seeds:
-        run = steady_run(spec, asked.jobs(rate_rps, seed), rate_rps, seed, asked.rule)
-        figures = run.run.classes[0]
-        slo = spec.classes[asked.slo.name]
-        limits = ((figures.ttft_ms, slo.ttft_s), (figures.tpot_ms, slo.tpot_s))
-        met += all(found is None or found.p90 <= 1e3 * limit_s for found, limit_s in limits)
-    return 2 * met > len(asked.seeds)
 
 
 def phase_rps(quick: bool, item: tuple[Role, int]) -> float:

@@ -161,7 +161,6 @@ def distserve_engines(
             limits,
             token_budget=of.prefill_tokens,
             kv_blocks=table.kv_tokens // 16,
-            hands_over=role is Role.PREFILL,
         )
         engines.append(EngineSpec(role, role, replica, tensor * stages))
     return tuple(engines)

@@ -124,7 +124,7 @@ class _FirstToken:
 def prefill_alone(demand: Demand, *instances: EngineSpec) -> tuple[Demand, FleetSpec]:
     """Instances that compute prompts for nobody: TTFT alone is judged."""
     alone = replace(demand, lengths=_FirstToken(demand.lengths), transfer_in_tpot=False)
-    mixed = (replace(e, role=Role.MIXED, spec=replace(e.spec, hands_over=False)) for e in instances)
+    mixed = (replace(e, role=Role.MIXED) for e in instances)
     return alone, alone.fleet(tuple(mixed))
 
 
@@ -133,7 +133,7 @@ def decode_alone(demand: Demand, *instances: EngineSpec) -> tuple[Demand, FleetS
     slo = replace(demand.slo, ttft_s=UNLIMITED_S)
     alone = replace(demand, slo=slo, transfer_in_tpot=True)
     machine = replace(instances[0].spec.machine, table=_in_no_time(instances[0].spec.machine.table), stages=1)
-    source = ReplicaSpec(machine, "prefill-only", kv_blocks=AMPLE_BLOCKS, hands_over=True)
+    source = ReplicaSpec(machine, "prefill-only", kv_blocks=AMPLE_BLOCKS)
     return alone, alone.fleet((EngineSpec("source", Role.PREFILL, source, 0), *instances))
 
 

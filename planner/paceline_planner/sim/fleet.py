@@ -185,6 +185,8 @@ class Fleet:
         prompt, output = job.prompt_tokens, 1 if leg is Leg.PREFILL else job.output_tokens
         if leg is Leg.DECODE and self.spec.transfer_in_tpot:
             prompt, output = prompt + 1, output - 1
+        if ride.way is not None and not self.spec.transfer_in_tpot:
+            left_s -= ride.way.after_leg_s
         objective = Objective(job.class_name, left_s, slo.tpot_s, slo.stall_s)
         request = Request(ride.key, prompt, output, self.now, objective, job.block_hashes, leg)
         if self.spec.record_gaps and leg is not Leg.PREFILL:

@@ -30,6 +30,8 @@ def _of_pod(pod: Json) -> Iterator[Json]:
     if not address:
         return
     labels = {f"label_{label_name(key)}": value for key, value in pod["metadata"].get("labels", {}).items()}
+    annotations = pod["metadata"].get("annotations", {})
+    labels |= {f"annotation_{label_name(key)}": value for key, value in annotations.items()}
     labels |= {"name": pod["metadata"]["name"], "phase": pod["status"]["phase"], "ip": address}
     for container in pod["spec"]["containers"]:
         for port in container.get("ports", ()):
@@ -40,7 +42,7 @@ def _of_pod(pod: Json) -> Iterator[Json]:
 
 
 def label_name(key: str) -> str:
-    """A Kubernetes label's key as Prometheus spells it."""
+    """The key of a Kubernetes label or annotation as Prometheus spells it."""
     return re.sub(r"[^a-zA-Z0-9_]", "_", key)
 
 

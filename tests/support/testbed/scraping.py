@@ -13,6 +13,7 @@ from testbed.discovery import label_name
 
 Json = dict[str, Any]
 META = "__meta_kubernetes_pod"
+ENDPOINT = {"port", "path", "interval", "honorLabels", "scheme", "relabelings", "tlsConfig"}
 
 
 def config(monitors: Sequence[Json], targets: str, rule_files: Sequence[str], evaluation_interval: str) -> Json:
@@ -32,14 +33,17 @@ def scrape_configs(monitor: Json, targets: str) -> Iterator[Json]:
     _known("namespaceSelector", namespaces, {"any", "matchNames"})
     names = [] if namespaces.get("any") else namespaces.get("matchNames", [name.partition("/")[0]])
     for number, endpoint in enumerate(spec["podMetricsEndpoints"]):
-        _known("podMetricsEndpoints", endpoint, {"port", "path", "interval", "honorLabels", "scheme"})
+        _known("podMetricsEndpoints", endpoint, ENDPOINT)
+        _known("tlsConfig", endpoint.get("tlsConfig", {}), {"insecureSkipVerify"})
+        relabelings = [*_attached(name, endpoint["port"]), *map(_relabelling, endpoint.get("relabelings", ()))]
         yield {
             "job_name": f"podMonitor/{name}/{number}",
             "honor_labels": endpoint.get("honorLabels", False),
             "scrape_interval": endpoint["interval"],
             "metrics_path": endpoint.get("path", "/metrics"),
             "file_sd_configs": [{"files": [targets]}],
-            "relabel_configs": [*_kept(names, spec["selector"], endpoint["port"]), *_attached(name, endpoint["port"])],
+            "tls_config": {"insecure_skip_verify": endpoint.get("tlsConfig", {}).get("insecureSkipVerify", False)},
+            "relabel_configs": [*_kept(names, spec["selector"], endpoint["port"]), *relabelings],
         }
 
 
@@ -67,6 +71,12 @@ def _attached(name: str, port: str) -> Iterator[Json]:
         yield {"source_labels": [source], "target_label": label}
     yield {"target_label": "job", "replacement": name}
     yield {"target_label": "endpoint", "replacement": port}
+
+
+def _relabelling(rule: Json) -> Json:
+    spelt = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    _known("relabelings", rule, {*spelt, "regex", "replacement"})
+    return {spelt.get(key, key): value for key, value in rule.items()}
 
 
 def _known(what: str, given: Mapping[str, object], known: set[str]) -> None:
