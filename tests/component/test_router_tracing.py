@@ -255,6 +255,22 @@ def test_what_is_not_sampled_leaves_nothing_and_engines_are_told_so(
     run(body())
 
 
+def test_whoever_has_no_key_decides_nothing_about_spans(tmp_path: Path) -> None:
+    """Neither that there is one, whatever the client's context says, nor how large."""
+    (tmp_path / "acme").write_text("sk-acme")
+
+    async def body() -> None:
+        async with fleet("mixed0", api_keys_dir=str(tmp_path)) as up, collector() as found:
+            async with traced(up, found.url, ratio=0.0):
+                assert (await up.post("/v1/completions", ask(), [SAMPLED])).status == 401
+                assert (await up.post("/v1/" + "x" * 5000, ask(), [SAMPLED])).status == 401
+                named = [SAMPLED, (b"authorization", b"Bearer sk-acme"), (b"x-request-id", b"mine")]
+                assert (await up.post("/v1/completions", ask(), named)).status == 200
+            assert found.server_span.attributes["paceline.request_id"] == "mine"
+
+    run(body())
+
+
 async def _refusing() -> str:
     """Where nobody listens any more."""
     async with collector() as gone:
