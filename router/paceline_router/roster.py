@@ -79,7 +79,7 @@ class Roster:
         replica = self.replicas[name]
         if told == NOTHING_TOLD:
             return
-        if told.steps < replica.told.steps:
+        if told.steps < replica.told.steps or told.tokens < replica.told.tokens:
             replica.signs = 0 if replica.signs else 1
         elif replica.told not in (NOTHING_TOLD, told):
             replica.signs += 1

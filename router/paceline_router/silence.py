@@ -114,6 +114,7 @@ class _Ear:
     signs: int
     heard_s: float  # when it last gave one
     silent_s: float = 0.0  # of that, owing something
+    before_s: float = 0.0  # of that, before and between trials: they do not count it, what is learnt does
     idle_s: float = 0.0  # overdue and owing nothing
     limit_s: float = inf  # at the latest look at what is owed
     slowest_s: float = 0.0
@@ -129,12 +130,11 @@ class _Ear:
 
     def sign(self, signs: int, least_s: float, now: float) -> None:
         """Takes note of one. A silence that ended by itself is learnt, unless the engine may have been compiling."""
-        if self.signs >= WARM_SIGNS and least_s / 2 < self.silent_s < ENDS * max(
-            min(self.limit_s, FIRST * least_s), least_s
-        ):
-            self.slowest_s, self.slowest_at_s = max(self.slowest(now), self.silent_s), now
+        silent_s, most_s = self.before_s + self.silent_s, ENDS * max(min(self.limit_s, FIRST * least_s), least_s)
+        if self.signs >= WARM_SIGNS and least_s / 2 < silent_s < most_s:
+            self.slowest_s, self.slowest_at_s = max(self.slowest(now), silent_s), now
         self.signs, self.heard_s = signs, now
-        self.silent_s, self.idle_s, self.limit_s = 0.0, 0.0, inf
+        self.silent_s, self.before_s, self.idle_s, self.limit_s = 0.0, 0.0, 0.0, inf
         self.overdue = self.on_trial = self.out = False
         self.trials = 0
 
@@ -180,7 +180,7 @@ class Silences:
             replica = replicas[name]
             self._judge(replica, [each for each in waiting.get(name, ()) if each.is_seen(replica)], errors, now)
         self.left_out = self._to_leave_out(replicas, others)
-        return [*found, *self._news(waiting)]
+        return [*found, *self._news(waiting, judged=is_due)]
 
     def _listen(self, replica: Replica, passed_s: float, now: float) -> Finding | None:
         """Takes note of a sign, or of silence."""
@@ -195,11 +195,13 @@ class Silences:
             ear.silent_s, ear.idle_s = ear.silent_s + passed_s, 0.0
             return None
         if not ear.overdue:
+            ear.before_s = ear.before_s + ear.silent_s + passed_s if ear.on_trial else 0.0
             ear.silent_s = 0.0
             return None
         ear.silent_s, ear.idle_s = ear.silent_s + passed_s, ear.idle_s + passed_s
         if ear.idle_s < TRIAL * self._least_s * 2 ** min(ear.trials, MOST_DOUBLINGS):
             return None
+        ear.before_s += ear.silent_s
         ear.silent_s, ear.overdue, ear.out, ear.on_trial, ear.trials = 0.0, False, False, True, ear.trials + 1
         return Tried(replica.name)
 
@@ -239,11 +241,13 @@ class Silences:
                 found |= of_role
         return found
 
-    def _news(self, waiting: Mapping[str, Sequence[Owed]]) -> Iterator[Finding]:
+    def _news(self, waiting: Mapping[str, Sequence[Owed]], *, judged: bool) -> Iterator[Finding]:
         for name, ear in self._ears.items():
             out, was = ear.overdue and name in self.left_out, ear.out
             ear.out = out
-            if out and not was:
+            if out and not was and not judged:
+                ear.out = False  # said at the next look at what is owed, so that it is asked for elsewhere
+            elif out and not was:
                 yield Silent(name, ear.silent_s, ear.limit_s)
             ends_s = max(ENDS * ear.limit_s, LEAST_END * self._least_s)
             if out and ear.silent_s >= ends_s and any(o.begun for o in waiting.get(name, ())):

@@ -196,7 +196,8 @@ def test_what_waited_elsewhere_meanwhile_does_not_end_begun_streams_sooner() -> 
     assert [each for each in rig.listen(silent_s) if isinstance(each, Mute)] == []
 
 
-def test_a_prompt_that_was_only_slow_is_mistaken_for_a_hang_once() -> None:
+@pytest.mark.parametrize("wait_s", [2.0, 12.0], ids=["heard before its trial", "heard after it"])
+def test_a_prompt_that_was_only_slow_is_mistaken_for_a_hang_once(wait_s: float) -> None:
     rig = Rig(replica("m0", facts=Facts()), replica("m1", facts=Facts()))
     alarms = 0
     for _ in range(3):
@@ -204,7 +205,7 @@ def test_a_prompt_that_was_only_slow_is_mistaken_for_a_hang_once() -> None:
         found = rig.listen(20.0)
         alarms += sum(isinstance(each, Silent) for each in found)
         rig.owes("m0")  # asked for elsewhere, or done
-        rig.listen(2.0)
+        rig.listen(wait_s)
         rig.sign("m0")
         rig.listen(LOOK_S)
     assert alarms == 1
@@ -250,6 +251,20 @@ def test_who_is_left_out_when_silent(
     found = rig.listen(2.4)
     assert rig.left_out == out
     assert {each.name for each in found if isinstance(each, Silent)} == out
+
+
+@pytest.mark.parametrize("looks", range(5))
+def test_what_is_owed_is_known_when_a_stand_in_comes_late(looks: int) -> None:
+    rig = Rig(replica("m0"), replica("m1", ready=False))
+    rig.owes("m0", owed())
+    rig.listen(4.0 + looks * LOOK_S)
+    rig.replicas["m1"].ready = True
+    asked: list[bool] = []
+    rig._owed = lambda: asked.append(True) or rig.owed  # type: ignore[method-assign,func-returns-value]
+    while not rig.found:
+        asked.clear()
+        rig.listen(LOOK_S)
+    assert asked
 
 
 def test_when_the_last_ones_hang_as_well_the_first_get_requests_again() -> None:
