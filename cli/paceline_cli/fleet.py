@@ -1,8 +1,9 @@
 """Runs a laid-out fleet: starts router and engines, waits until all are ready, watches attainment, drains.
 
 The order is the point: engines and router start together, the URL is told when every replica is ready and the router
-knows it, and a stop drains the router first, so that what it has accepted still finds its engines. SIGINT, SIGTERM and SIGHUP stop; a second
-one forces. Raises ChildDied or NotReady; whatever happens, the group's end is the end of every process.
+knows it, and a stop drains the router first, so that what it has accepted still finds its engines. SIGINT, SIGTERM and
+SIGHUP stop; a second one forces. Raises ChildDied or NotReady; whatever happens, the group's end is the end of every
+process.
 """
 
 from __future__ import annotations

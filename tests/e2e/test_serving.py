@@ -177,7 +177,7 @@ def test_a_lost_node_costs_what_ran_there_and_the_service_is_ready_again_by_itse
             for pod in steps.pods(selector)
         )
 
-    flags = ("--synthetic", "chat", "--rate", "2", "--duration", "38")
+    flags = ("--synthetic", "chat", "--rate", "2", "--duration", "55")  # some 15 s more than it takes
     with load(steps, "chat", tmp_path / "r.json", *flags) as report:
         time.sleep(4)
         steps.cluster.lose(lost)
