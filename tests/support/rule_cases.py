@@ -237,6 +237,7 @@ def refused_service(carrier: type[Model], value: Json, name: str) -> Json:
         PoolSpec: {"pools": [value]},
         EngineSpec: {"engine": value},
         RouterSpec: {"router": value},
+        TracingSpec: {"router": {"tracing": value}},
         LLMServiceSpec: value,
     }
     return make_manifest(name, **around[carrier])
