@@ -17,12 +17,14 @@ pytestmark = pytest.mark.requires("vllm")
 COUNT, SEED, CLIENTS = 10_000, 20_261_122, 24
 ANSWERED_S = 60.0  # each, with 23 others at work
 SHORT = "--max-model-len=384"  # an answer without a limit ends there
+STEP = "--max-num-batched-tokens=256"  # longer prompts are cut, whatever the machine's speed
+DETAILS = "--enable-prompt-tokens-details"
 TOKEN = "service-token"
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Started]:
-    with launched(launch_spec("decode"), TOKEN, SHORT) as engine:
+    with launched(launch_spec("decode"), TOKEN, SHORT, STEP, DETAILS) as engine:
         yield engine
 
 
@@ -33,6 +35,20 @@ async def status(peer: Peer, odd: Odd) -> int | str:
     except Exception as e:
         return f"{type(e).__name__}: {e}"
     return answer.status
+
+
+def test_a_seed_gives_the_same_answer_however_the_prompt_is_cut(engine: Started) -> None:
+    request = ask(prompt=list(range(1000, 1352)), seed=7, temperature=1.0)
+
+    async def run() -> None:
+        async with Peer(engine.port, timeout_s=60) as peer:
+            cut = await peer.complete(**request)
+            whole = await peer.complete(**request)  # but for its end, from the prefix cache
+            other = await peer.complete(**{**request, "seed": 8})
+        assert text_of(cut) == text_of(whole) != text_of(other)
+        assert [a["usage"]["prompt_tokens_details"]["cached_tokens"] for a in (cut, whole)] == [0, 256]
+
+    asyncio.run(run())
 
 
 def test_10_000_mutated_requests_are_answered_and_leave_nothing_behind(engine: Started) -> None:

@@ -21,7 +21,7 @@ from paceline_engine.vllm.metrics import DIRECTORY
 from paceline_engine.vllm.rules import STARTED_S, InvalidRules, read_rules
 
 PACKAGES = ("paceline_api", "paceline_engine")
-PLUGIN = "paceline_engine.vllm.progress_thread:tame"
+PLUGINS = ("progress_thread:tame", "seeds:keep")  # modules of ours and what vLLM calls there
 PREFIX = "paceline-vllm-"
 
 
@@ -46,7 +46,8 @@ def surround(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
     plugin = packages / "paceline_plugin-0.dist-info"  # what makes vLLM load a plugin from a path
     plugin.mkdir()
     (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: paceline-plugin\nVersion: 0\n")
-    (plugin / "entry_points.txt").write_text(f"[vllm.general_plugins]\npaceline_progress_thread = {PLUGIN}\n")
+    entries = [f"paceline_{each.partition(':')[0]} = {__package__}.{each}" for each in PLUGINS]
+    (plugin / "entry_points.txt").write_text("\n".join(["[vllm.general_plugins]", *entries, ""]))
     path = os.pathsep.join(filter(None, (str(packages), environ.get("PYTHONPATH"))))
     return {**environ, DIRECTORY: str(metrics), "PYTHONPATH": path}
 
