@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import Literal, cast
 
 from paceline_api.config import (
@@ -20,7 +19,6 @@ from paceline_api.config import (
     RoleName,
     RouterConfig,
     StaticDiscovery,
-    TLSConfig,
     TracingConfig,
 )
 from paceline_api.v1alpha1 import LLMService, OnFailure, Role, RouterPolicy, RouterSpec, Switch, Topology
@@ -29,8 +27,6 @@ from paceline_engine.launch import LaunchSpec
 from paceline_planner.plan import Plan, PoolPlan
 
 ROLE_NAMES: Mapping[Role, RoleName] = {Role.PREFILL: "prefill", Role.DECODE: "decode", Role.MIXED: "mixed"}
-API_KEYS_DIR = Path("/etc/paceline-api-keys")  # where a router's pod has its Secrets
-TLS_DIR = Path("/etc/paceline-tls")
 DRAIN_NOTICE_S = 10  # in which endpoints and routers notice that a replica is going
 ON_FAILURE: Mapping[OnFailure, Literal["recompute", "fail"]] = {
     OnFailure.RECOMPUTE: "recompute",
@@ -82,7 +78,6 @@ def launch_spec(service: LLMService, plan: Plan, pool: PoolPlan) -> LaunchSpec:
 def router_config(service: LLMService, discovery: StaticDiscovery | KubernetesDiscovery) -> RouterConfig:
     engine, router = service.spec.engine, service.spec.router
     transfer = engine.kv_transfer
-    in_pod = isinstance(discovery, KubernetesDiscovery)
     return RouterConfig(
         service=service.name,
         namespace=service.metadata.namespace,
@@ -97,8 +92,6 @@ def router_config(service: LLMService, discovery: StaticDiscovery | KubernetesDi
         kv_transfer=KVTransferConfig(timeout_s=transfer.timeout_ms / 1e3, on_failure=ON_FAILURE[transfer.on_failure]),
         limits=LimitsConfig(drain_timeout_s=engine.drain_timeout_seconds),
         tracing=_tracing(router),
-        tls=TLSConfig(certificate=TLS_DIR / "tls.crt", key=TLS_DIR / "tls.key") if in_pod and router.tls else None,
-        api_keys_dir=API_KEYS_DIR if in_pod and router.api_keys else None,
     )
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import uvloop
-from paceline_api.config import ConfigError, KubernetesDiscovery, RouterConfig
+from paceline_api.config import ConfigError, KubernetesDiscovery, RouterConfig, TLSConfig
 from paceline_api.headers import TOKEN_ENV
 from paceline_engine.clock import Clock
 
@@ -48,18 +48,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="S",
         help="wall seconds between the signal to stop and the end of accepting: what endpoints need to notice",
     )
+    parser.add_argument("--api-keys-dir", type=Path, metavar="DIR", help="requests need one of the keys in it")
+    parser.add_argument("--tls-dir", type=Path, metavar="DIR", help="serve HTTPS with its tls.crt and tls.key")
     parser.add_argument("--time-scale", type=float, default=1.0, metavar="S", help="model time = wall time × S")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each call to the API server
     try:
-        config = RouterConfig.read(args.config)
+        config = _with_files(RouterConfig.read(args.config), args.api_keys_dir, args.tls_dir)
         clock = Clock(args.time_scale)
         uvloop.run(_serve(config, clock, args))
     except (ConfigError, CannotRun, ValueError) as e:
         print(f"paceline_router: {e}", file=sys.stderr)
         return 1
     return 0
+
+
+def _with_files(config: RouterConfig, api_keys_dir: Path | None, tls_dir: Path | None) -> RouterConfig:
+    """With what this process alone has: the file is the same for all routers of a service, whatever they mount."""
+    tls = tls_dir and TLSConfig(certificate=tls_dir / "tls.crt", key=tls_dir / "tls.key")
+    return config.model_copy(update={"api_keys_dir": api_keys_dir or config.api_keys_dir, "tls": tls or config.tls})
 
 
 async def _serve(config: RouterConfig, clock: Clock, args: argparse.Namespace) -> None:

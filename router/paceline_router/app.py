@@ -5,18 +5,18 @@ Invariants: a handler answers or hands on, and decides nothing; where there are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import orjson
 from paceline_api.outcomes import error_body
-from paceline_engine.http1 import Exchange, Header
+from paceline_engine.http1 import Exchange, Header, Refusal, find_header
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from paceline_router.api_keys import APIKeys
 from paceline_router.console.serve import Console
-from paceline_router.dispatcher import Dispatcher
+from paceline_router.dispatcher import BEARER, NO_KEY, Dispatcher
 from paceline_router.openapi import asking_for_keys, document
 from paceline_router.passthrough import PATHS
 from paceline_router.request import Kind
@@ -84,6 +84,12 @@ class App:
         else:
             allowed = b"GET, HEAD" if method == "GET" else b"POST"
             self._error(exchange, 405, f"{exchange.path} takes {method}", (b"allow", allowed))
+
+    def judge(self, headers: Sequence[Header]) -> Refusal | None:
+        """Before a large body is read: whoever has no key is told so, and holds no memory of ours."""
+        if self._keys is None or self._keys.owner_of(find_header(headers, b"authorization")) is not None:
+            return None
+        return Refusal(NO_KEY.status, NO_KEY.message, (BEARER,))
 
     def _list_models(self, exchange: Exchange) -> None:
         exchange.respond(200, self._models)

@@ -24,6 +24,7 @@ from paceline_router.shell import Shell
 from paceline_router.spans import Ending
 
 NO_KEY = Rejected("the API key is missing or wrong; send Authorization: Bearer KEY", None, 401, "invalid_api_key")
+BEARER = (b"www-authenticate", b"Bearer")
 NO_CLASS = ""  # slo_class of what was refused before its class was known
 _CLASS, _TTFT, _TPOT = (name.encode() for name in (SLO_CLASS, CLIENT_TTFT_MS, CLIENT_TPOT_MS))
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
@@ -85,7 +86,7 @@ class Dispatcher:
         if status == 500:  # a bug of ours
             return orjson.dumps(error_body("internal_error", message, type_="server_error"))
         self._count_rejected(NO_CLASS)
-        return orjson.dumps(error_body(Outcome.REJECTED, message))
+        return orjson.dumps(error_body(NO_KEY.code if status == NO_KEY.status else Outcome.REJECTED, message))
 
     def _refuse(self, exchange: Exchange, id_: bytes, slo_class: str, why: Rejected) -> None:
         self._count_rejected(slo_class)
@@ -115,7 +116,7 @@ def _answer(exchange: Exchange, id_: bytes, why: Rejected) -> None:
     body = orjson.dumps(error_body(why.code, why.message, param=why.param))
     headers = [(b"x-request-id", id_)]
     if why is NO_KEY:
-        headers.append((b"www-authenticate", b"Bearer"))
+        headers.append(BEARER)
     exchange.respond(why.status, body, headers=headers)
 
 

@@ -109,7 +109,8 @@ class Router:
         """Serves on `host`:`port`; OSError when that cannot be bound."""
         limits = Limits(max_body_bytes=self._config.limits.max_body_bytes)
         tls = self._certificate.context if self._certificate else None
-        return await serve(self._app.handle, host, port, limits=limits, error_body=self._dispatcher.malformed, tls=tls)
+        malformed, judge = self._dispatcher.malformed, self._app.judge
+        return await serve(self._app.handle, host, port, limits=limits, error_body=malformed, tls=tls, judge=judge)
 
     async def run(
         self, server: Server, stop: asyncio.Event, *followers: Coroutine[None, None, None], notice_s: float = 0.0

@@ -24,6 +24,7 @@ from paceline_api.config import ConfigError, RouterConfig, TLSConfig
 from paceline_engine.http1 import Exchange, Limits, serve, tls_listener
 from paceline_router.certificate import Certificate
 from router_fleet import EXPECTED, Fleet, ask, fleet
+from router_processes import engines, router
 from waiting import until
 
 CASES = [sent for sent in CORPUS if sent.refused or len(sent.bodies) > 1][::6] + CORPUS[:3]
@@ -63,6 +64,25 @@ def test_the_openai_client_streams_over_https(folder: Path) -> None:
             whole = await http.post(url(up, "/v1/completions"), json=ask())
             assert (whole.status_code, whole.http_version) == (200, "HTTP/1.1")
             assert 'outcome="completed",slo_class="interactive"} 2' in (await http.get(url(up, "/metrics"))).text
+
+    run(test)
+
+
+def test_a_process_is_told_of_its_certificate_and_keys_by_flags(folder: Path, tmp_path: Path) -> None:
+    """As a pod mounts them: the configuration is one for all routers of a service."""
+    for name, source in {"tls.crt": "router.crt", "tls.key": "router.key"}.items():
+        (tmp_path / name).write_bytes((folder / source).read_bytes())
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "acme").write_text("sk-acme")
+
+    async def test() -> None:
+        flags = (f"--tls-dir={tmp_path}", f"--api-keys-dir={keys}")
+        async with engines(tmp_path, "mixed0") as up, router(tmp_path, up, *flags) as front, client(folder) as http:
+            asked = f"https://localhost:{front.port}/v1/completions"
+            assert (await http.post(asked, json=ask())).status_code == 401
+            bearer = {"authorization": "Bearer sk-acme"}
+            assert (await http.post(asked, json=ask(), headers=bearer)).status_code == 200
 
     run(test)
 

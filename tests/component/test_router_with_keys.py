@@ -54,6 +54,35 @@ def test_without_a_key_nothing_but_the_open_paths_is_there(
     run(test())
 
 
+CHUNKED = b"transfer-encoding: chunked"
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 65537", CHUNKED], ids=["large", "of unknown size"])
+@pytest.mark.parametrize("path", [b"/v1/completions", b"/healthz"])
+def test_without_a_key_no_large_body_is_read(tmp_path: Path, framing: bytes, path: bytes) -> None:
+    async def test() -> None:
+        async with fleet("mixed0", **make_folder(tmp_path, acme="sk-acme")) as up:
+            head = b"POST %b HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n%b\r\n" % (path, framing)
+            reader, writer = await asyncio.open_connection("127.0.0.1", up.server.port)
+            writer.write(head + b"\r\n")
+            said = await asyncio.wait_for(reader.read(), 5)  # to the end: without a byte of the body
+            assert said.startswith(b"HTTP/1.1 401 ")
+            assert b"\r\nwww-authenticate: Bearer\r\n" in said
+            assert orjson.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_api_key"
+            writer.close()
+            assert (await up.outcomes())["rejected"] == 1
+
+    run(test())
+
+
+def test_with_a_key_a_large_body_is_read(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with fleet("mixed0", **make_folder(tmp_path, acme="sk-acme")) as up:
+            assert (await up.post("/v1/completions", ask(user="x" * 70_000), KEY)).status == 200
+
+    run(test())
+
+
 @pytest.mark.parametrize("path", sorted(OPEN))
 def test_what_is_open_needs_no_key(tmp_path: Path, path: str) -> None:
     async def test() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_certificate
 from fleet_on_cluster import ROOT, Json, Steps, accounted, example, load, refused
 from rule_cases import CASES, TRANSITIONS, refused_service
 from testbed.cluster import Cluster
@@ -102,6 +103,53 @@ def test_the_openai_client_streams_from_another_pod_by_the_services_dns_name(
     assert int(said.split()[-1]) == 24
     steps.kubectl("delete", "pod", "client")
     say(f"openai client in a pod: 24 events from {url}")
+
+
+KEYED_CLIENT = """
+import sys, openai
+url, ca, key = sys.argv[1:]
+http = openai.DefaultHttpxClient(verify=ca, trust_env=False)
+client = openai.OpenAI(base_url=url + "/v1", api_key=key, http_client=http, max_retries=0)
+try:
+    print(client.completions.create(model="mistral-7b", prompt="Say hello", max_tokens=4).usage.completion_tokens)
+except openai.AuthenticationError as e:
+    print(e.code)
+"""
+
+
+def test_https_and_api_keys_come_from_secrets_and_a_new_key_holds_without_a_restart(
+    steps: Steps, tmp_path: Path, say: Say
+) -> None:
+    made = make_certificate(tmp_path / "pki", addresses=[f"DNS:closed.{NAMESPACE}.svc"])
+    pair = (f"--cert={made['certificate']}", f"--key={made['key']}")
+    closed = example("mixed", router={"apiKeys": {"secretName": "keys"}, "tls": {"secretName": "pair"}, "replicas": 1})
+    closed["metadata"]["name"] = "closed"
+    router = "paceline.dev/service=closed,app.kubernetes.io/component=router"
+
+    def answer(key: str) -> str:
+        ca = str(tmp_path / "pki/ca.crt")
+        return steps.cluster.in_cluster(sys.executable, "-c", KEYED_CLIENT, steps.url("closed"), ca, key).strip()
+
+    steps.apply(closed)
+    steps.until(
+        "the missing Secret is said",
+        lambda: "there is no API key" in steps.condition("closed", "RouterReady").get("message", ""),
+        60,
+    )
+    steps.kubectl("create", "secret", "generic", "keys", "--from-literal=acme=sk-acme")
+    steps.kubectl("create", "secret", "tls", "pair", *pair)
+    steps.wait("closed", "Ready", "True", 120)
+    assert steps.url("closed") == f"https://closed.{NAMESPACE}.svc:8000"
+    assert [answer("sk-acme"), answer("sk-late")] == ["4", "invalid_api_key"]
+    [before] = steps.pods(router)
+    steps.kubectl("patch", "secret", "keys", "-p", json.dumps({"stringData": {"late": "sk-late"}}))
+    began = time.monotonic()
+    steps.until("the new key holds", lambda: answer("sk-late") == "4", 150)
+    [after] = steps.pods(router)
+    restarts = [[s["restartCount"] for s in pod["status"]["containerStatuses"]] for pod in (before, after)]
+    assert (before["metadata"]["uid"], restarts[0]) == (after["metadata"]["uid"], restarts[1])
+    say(f"HTTPS and API keys from Secrets; a new key held after {time.monotonic() - began:.0f} s, no restart")
+    steps.kubectl("delete", "llmservice/closed", "secret/keys", "secret/pair")
 
 
 def test_a_replay_is_accounted_for_in_report_and_routers(steps: Steps, tmp_path: Path, say: Say) -> None:

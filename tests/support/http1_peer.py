@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from paceline_engine.http1 import Exchange, Limits
 from paceline_engine.http1.connection import ServerConnection
+from paceline_engine.http1.request_reader import Judge
 
 
 class Timer:
@@ -65,6 +66,7 @@ class Owner:
         self.draining = False
         self.leaving = False
         self.error_body: Callable[[int, str], bytes] = lambda status, _: b"refused %d" % status
+        self.judge: Judge | None = None
 
     def opened(self, connection: ServerConnection) -> None: ...
     def lost(self, connection: ServerConnection) -> None: ...

@@ -96,7 +96,7 @@ async def router(
     config.write_text(_config(fleet, **over).to_json())
     async with _started(log, "-m", "paceline_router", f"--config={config}", f"--port={port}", *flags) as started:
         said = await _reads(log, started, " ready=true", len(fleet))
-        yield Started(started.process, int(said.partition("ready url=http://127.0.0.1:")[2].split()[0]))
+        yield Started(started.process, int(said.partition("ready url=")[2].split()[0].rpartition(":")[2]))
 
 
 def _config(fleet: Mapping[str, Started], **over: object) -> RouterConfig:

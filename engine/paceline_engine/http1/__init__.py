@@ -10,7 +10,7 @@ from .exchange import Exchange
 from .request_reader import Limits
 from .server import Handler, Server, serve
 from .sse import EventSplitter, EventTooLargeError
-from .wire import HOP_BY_HOP, Header
+from .wire import HOP_BY_HOP, Header, Refusal, find_header
 
 __all__ = [
     "HOP_BY_HOP",
@@ -24,9 +24,11 @@ __all__ = [
     "Handler",
     "Header",
     "Limits",
+    "Refusal",
     "Response",
     "ResponseListener",
     "Server",
     "fetch",
+    "find_header",
     "serve",
 ]

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from .alarm import Alarm
 from .exchange import Exchange
-from .request_reader import Limits, Phase, RequestReader
+from .request_reader import Judge, Limits, Phase, RequestReader
 from .wire import Refusal, answer_head
 
 _log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class ConnectionOwner(Protocol):
     leaving: bool
     handler: Callable[[Exchange], None]
     error_body: Callable[[int, str], bytes]
+    judge: Judge | None
 
     def opened(self, connection: ServerConnection) -> None: ...
     def lost(self, connection: ServerConnection) -> None: ...
@@ -46,7 +47,7 @@ class ServerConnection(asyncio.Protocol):
         self._limits = owner.limits
         self._alarm = Alarm(loop, self._on_due)
         self._transport: asyncio.Transport | None = None
-        self._reader = RequestReader(owner.limits)
+        self._reader = RequestReader(owner.limits, owner.judge)
         self._current: Exchange | None = None
         self._reading_paused = False
         self._serving = False
@@ -214,9 +215,9 @@ class ServerConnection(asyncio.Protocol):
         assert self._transport is not None
         self._reader.refusal = None
         self._lingering = True
-        body = self._owner.error_body(*refusal)
+        body = self._owner.error_body(refusal.status, refusal.message)
         framing = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
-        self._transport.write(answer_head(refusal.status, (), framing) + body)
+        self._transport.write(answer_head(refusal.status, refusal.headers, framing) + body)
         self._pause_reading(False)
         self._alarm.set(monotonic() + self._limits.linger_timeout_s)
         if self._transport.can_write_eof():  # TLS has no half that closes; a client goes by its Content-Length

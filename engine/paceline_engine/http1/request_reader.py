@@ -8,6 +8,7 @@ parsers could read differently is refused; what is held is bounded by the limits
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -27,10 +28,14 @@ class Limits:
     max_header_bytes: int = 64 * 1024
     max_headers: int = 128
     max_body_bytes: int = 16 * 2**20
+    plain_body_bytes: int = 64 * 1024  # larger ones, and those of unknown size, are read of whom `Judge` knows alone
     idle_timeout_s: float = 75.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
     linger_timeout_s: float = 2.0
+
+
+Judge = Callable[[Sequence[Header]], Refusal | None]  # by a head, before a large body is read
 
 
 class Phase(Enum):
@@ -71,8 +76,9 @@ class ParsedRequest(NamedTuple):
 class RequestReader:
     """Reads requests in order. `phase_since` is when the present head or body began, as given to `feed`."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, judge: Judge | None = None) -> None:
         self._limits = limits
+        self._judge = judge
         self._parser: Any = httptools.HttpRequestParser(self)
         self._read_at = 0.0
         self._quiet_bytes = 0  # read since the parser last reported anything
@@ -206,6 +212,10 @@ class RequestReader:
         framing = judge_head(version, method, self._headers, self._limits.max_body_bytes)
         if isinstance(framing, Refusal):
             raise _RefusedError(framing)
+        length = framing.content_length
+        is_large = length is None or length > self._limits.plain_body_bytes
+        if is_large and self._judge is not None and (refusal := self._judge(self._headers)) is not None:
+            raise _RefusedError(refusal)
         raw = self._raw[0] if len(self._raw) == 1 else b"".join(self._raw)
         is_http = self._raw_is_head and raw.startswith(b"%b %b HTTP/" % (method, self._url))
         if not is_http and is_foreign(raw, method, self._url):

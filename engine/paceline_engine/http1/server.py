@@ -14,7 +14,7 @@ from paceline_api import outcomes
 
 from .connection import ServerConnection
 from .exchange import Exchange
-from .request_reader import Limits
+from .request_reader import Judge, Limits
 from .tls_listener import TLSListener
 
 Handler = Callable[[Exchange], None]  # synchronous; an exception is logged and answered with 500
@@ -23,10 +23,13 @@ Handler = Callable[[Exchange], None]  # synchronous; an exception is logged and 
 class Server:
     """A listening server; made by `serve`."""
 
-    def __init__(self, handler: Handler, limits: Limits, error_body: Callable[[int, str], bytes]) -> None:
+    def __init__(
+        self, handler: Handler, limits: Limits, error_body: Callable[[int, str], bytes], judge: Judge | None
+    ) -> None:
         self.handler = handler
         self.limits = limits
         self.error_body = error_body
+        self.judge = judge
         self.draining = False
         self.leaving = False
         self._connections: set[ServerConnection] = set()
@@ -107,11 +110,12 @@ async def serve(
     reuse_port: bool = False,
     error_body: Callable[[int, str], bytes] | None = None,
     tls: Callable[[], ssl.SSLContext] | None = None,
+    judge: Judge | None = None,
 ) -> Server:
     """A server that hands every request to `handler`. OSError when the address cannot be bound.
 
-    `tls`: the context of each next connection, for a server of HTTPS alone.
+    `tls`: the context of each next connection, for a server of HTTPS alone. `judge` may refuse large bodies.
     """
-    server = Server(handler, limits or Limits(), error_body or openai_error_body)
+    server = Server(handler, limits or Limits(), error_body or openai_error_body, judge)
     await server.listen(host, port, backlog=backlog, reuse_port=reuse_port, tls=tls)
     return server

@@ -35,6 +35,7 @@ class Refusal(NamedTuple):
 
     status: int
     message: str
+    headers: tuple[Header, ...] = ()
 
 
 class Framing(NamedTuple):

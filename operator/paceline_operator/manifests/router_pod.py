@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paceline_api.v1alpha1 import RouterSpec
-from paceline_planner.launching import API_KEYS_DIR, TLS_DIR
 
 from paceline_operator.kinds import Json
 from paceline_operator.manifests.config_map import CONFIG_FILE
@@ -20,6 +19,7 @@ from paceline_operator.manifests.secret import token_env
 from paceline_operator.manifests.security import container_security, pod_security
 
 CONFIG_DIR = "/etc/paceline"
+API_KEYS_DIR, TLS_DIR = "/etc/paceline-api-keys", "/etc/paceline-tls"
 SLEEP_S = 5  # until endpoints are told
 NOTICE_S = 10  # until the last client has noticed
 MARGIN_S = 15
@@ -36,11 +36,11 @@ class RouterPod:
 
     @property
     def secrets(self) -> tuple[tuple[str, str, str], ...]:
-        """Volume, Secret and folder of each that is mounted."""
+        """Flag and volume, Secret and folder of each that is mounted."""
         keys, tls = self.spec.api_keys, self.spec.tls
         named = (
-            ("api-keys", keys and keys.secret_name, str(API_KEYS_DIR)),
-            ("tls", tls and tls.secret_name, str(TLS_DIR)),
+            ("api-keys", keys and keys.secret_name, API_KEYS_DIR),
+            ("tls", tls and tls.secret_name, TLS_DIR),
         )
         return tuple((volume, name, folder) for volume, name, folder in named if name)
 
@@ -79,6 +79,7 @@ def _container(owner: Owner, pod: RouterPod) -> Json:
     tls = pod.spec.tls is not None
     mounts = [("config", CONFIG_DIR), *((volume, folder) for volume, _, folder in pod.secrets)]
     flags = [f"--config={CONFIG_DIR}/{CONFIG_FILE}", "--host=0.0.0.0", f"--port={PORT}", f"--drain-notice-s={NOTICE_S}"]
+    flags += [f"--{volume}-dir={folder}" for volume, _, folder in pod.secrets]
     return {
         "name": "router",
         "image": pod.image,
