@@ -189,11 +189,15 @@ def cpu_s(leader: int) -> float:
 
 
 def test_idle_engines_take_next_to_nothing(prefill: Started, decode: Started) -> None:
-    """NIXL's progress thread would take a core each."""
+    """NIXL's progress thread would take a core each, at all times. What another process leaves of a core varies."""
     for engine in (prefill, decode):
-        before, since = cpu_s(engine.child.pid), time.monotonic()
-        time.sleep(3)
-        assert cpu_s(engine.child.pid) - before <= 0.05 * (time.monotonic() - since)
+        shares: list[float] = []
+        while len(shares) < 5 and not any(share <= 0.05 for share in shares):
+            before, since = cpu_s(engine.child.pid), time.monotonic()
+            time.sleep(3)
+            shares.append((cpu_s(engine.child.pid) - before) / (time.monotonic() - since))
+        print(f"of a core, idle: {shares}")
+        assert min(shares) <= 0.05
 
 
 def test_the_start_is_told(prefill: Started, decode: Started) -> None:

@@ -129,11 +129,11 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         results = super().update_from_output(scheduler_output, model_runner_output)
         if self._metrics:
             self._metrics.on_lost_kv(len(self.failed_recving_kv_req_ids - lost))
-        outputs = [
+        outputs = (
             (o.request_id, len(o.new_token_ids), o.finish_reason is not None and self._has_ended(o.request_id))
             for client in results.values()
             for o in client.outputs
-        ]
+        )
         now = self._clock()
         if scheduler_output.total_num_scheduled_tokens:
             landed = self._pacer.land(outputs, now)
@@ -257,10 +257,15 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
 
     def _shape(self, output: SchedulerOutput) -> StepShape:
         """What the step computes; vLLM has counted its tokens as computed already."""
+        scheduled, requests = output.num_scheduled_tokens, self.requests
+        if output.total_num_scheduled_tokens == len(scheduled):  # of most steps, the whole answer, sooner
+            contexts = [requests[id_].num_computed_tokens for id_ in scheduled]
+            if min(contexts) > 1:
+                return StepShape(0, 0.0, len(contexts), sum(contexts))
         prefill_tokens, pairs, decodes, context = 0, 0.0, 0, 0
         most = 1 + self.num_spec_tokens
-        for id_, tokens in output.num_scheduled_tokens.items():
-            computed = self.requests[id_].num_computed_tokens
+        for id_, tokens in scheduled.items():
+            computed = requests[id_].num_computed_tokens
             if tokens <= most and computed > tokens:
                 decodes += 1
                 context += computed
