@@ -200,7 +200,8 @@ def test_no_alarm_for(warm: bool, prompt_tokens: int, over: dict[str, Any], repl
     run(body())
 
 
-def test_no_alarm_for_an_engine_whose_page_counts_on() -> None:
+@pytest.mark.parametrize("draining", [False, True], ids=["", "while it drains"])
+def test_no_alarm_for_an_engine_whose_page_counts_on(draining: bool) -> None:
     async def body() -> None:
         async with fleet("mixed0", "mixed1", scale=4.0) as up:  # a page each 0.25 s
             for name, engine in up.engines.items():
@@ -212,6 +213,7 @@ def test_no_alarm_for_an_engine_whose_page_counts_on() -> None:
                 await asyncio.sleep(LEAST_S / 4)
                 for engine in up.engines.values():
                     engine.steps += 1
+                    engine.ready = not draining or not engine.asked
             assert (await asked).status == 200
             assert await _ejections(up, "silent") == 0
 
