@@ -189,15 +189,15 @@ def cpu_s(leader: int) -> float:
 
 
 def test_idle_engines_take_next_to_nothing(prefill: Started, decode: Started) -> None:
-    """NIXL's progress thread would take a core each, at all times. What another process leaves of a core varies."""
+    """NIXL's progress thread would take a core each. 4 % on a calm machine; shared cores make more of the same work."""
     for engine in (prefill, decode):
         shares: list[float] = []
-        while len(shares) < 5 and not any(share <= 0.05 for share in shares):
+        while len(shares) < 5 and not any(share <= 0.08 for share in shares):
             before, since = cpu_s(engine.child.pid), time.monotonic()
             time.sleep(3)
             shares.append((cpu_s(engine.child.pid) - before) / (time.monotonic() - since))
         print(f"of a core, idle: {shares}")
-        assert min(shares) <= 0.05
+        assert min(shares) <= 0.08
 
 
 def test_the_start_is_told(prefill: Started, decode: Started) -> None:
