@@ -23,7 +23,7 @@ from paceline_api.headers import TOKEN_ENV
 from paceline_cli.display import Display
 from paceline_cli.layout import Layout
 from paceline_cli.processes import Child, Ended, Group
-from paceline_cli.watch import Window, read_metrics
+from paceline_cli.watch import Snapshot, Window, read_metrics
 
 DRAINED, FAILED, STOPPED = 0, 1, 130
 PROBE_EVERY_S = 0.1
@@ -124,11 +124,16 @@ class Fleet:
 
     async def _router_knows(self, client: httpx.AsyncClient) -> bool:
         """Whether it gives requests to every engine: it asks them itself, and until then others do their work."""
+        snapshot = await self._scrape(client)
+        return snapshot is not None and snapshot.ready_replicas >= sum(len(self._urls[each]) for each in self._engines)
+
+    async def _scrape(self, client: httpx.AsyncClient) -> Snapshot | None:
+        """What the router's page says; None without one: a crashed router has its own line."""
         with suppress(httpx.HTTPError):
             answer = await client.get(f"{self._layout.url}/metrics")
-            seen = read_metrics(answer.text, time.monotonic()).ready_replicas
-            return seen >= sum(len(self._urls[engine]) for engine in self._engines)
-        return False
+            answer.raise_for_status()
+            return read_metrics(answer.text, time.monotonic())
+        return None
 
     def _tell_ready(self) -> None:
         layout = self._layout
@@ -155,10 +160,7 @@ class Fleet:
                     self._display.event("recovered", process=child.command.name)
             if (now_s := time.monotonic()) >= next_look_s:
                 next_look_s = now_s + self._display.every_s
-                with suppress(httpx.HTTPError):  # a crashed router has its own line
-                    answer = await client.get(f"{self._layout.url}/metrics")
-                    answer.raise_for_status()
-                    snapshot = read_metrics(answer.text, now_s)
+                if (snapshot := await self._scrape(client)) is not None:
                     self._display.attainment(window.add(snapshot), snapshot.in_flight)
 
     async def _drain(self) -> bool:

@@ -61,7 +61,7 @@ class Snapshot:
     counts: Mapping[str, Counts]
     objectives: Mapping[str, Objective]
     in_flight: int
-    ready_replicas: int = 0  # that the router gives requests to
+    ready_replicas: int  # that the router gives requests to
 
 
 @dataclass(frozen=True, slots=True)

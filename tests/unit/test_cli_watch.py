@@ -31,7 +31,7 @@ GOAL = Objective(0.4, 0.04, 0.95)
 
 
 def snapshot(at_s: float, arrivals: int, good: int, decided: int) -> Snapshot:
-    return Snapshot(at_s, {"interactive": Counts(arrivals, good, decided)}, {"interactive": GOAL}, 0)
+    return Snapshot(at_s, {"interactive": Counts(arrivals, good, decided)}, {"interactive": GOAL}, 0, 0)
 
 
 def test_a_scrape_becomes_a_snapshot() -> None:
@@ -40,7 +40,7 @@ def test_a_scrape_becomes_a_snapshot() -> None:
 
 
 def test_a_scrape_without_paceline_s_metrics_is_an_empty_snapshot() -> None:
-    assert read_metrics("up 1\n", 0.0) == Snapshot(0.0, {}, {}, 0)
+    assert read_metrics("up 1\n", 0.0) == Snapshot(0.0, {}, {}, 0, 0)
 
 
 @pytest.mark.parametrize(
