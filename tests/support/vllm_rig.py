@@ -13,7 +13,16 @@ from typing import Any
 
 import torch
 from paceline_engine.vllm.scheduler import stall_free
-from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, SpeculativeConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    DeviceConfig,
+    LoRAConfig,
+    ModelConfig,
+    SchedulerConfig,
+    SpeculativeConfig,
+    VllmConfig,
+)
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher
@@ -38,17 +47,23 @@ def make(
     seqs: int = 32,
     stages: int = 1,
     drafts: int = 0,
+    loras: int = 0,
+    chunked: bool = True,
 ) -> Any:
-    """A scheduler with its KV pool and nothing behind it; `drafts` are guessed tokens of each decode."""
+    """A scheduler with its KV pool and nothing behind it; `drafts` are guessed tokens of each decode.
+
+    `loras` is how many adapters a step may hold.
+    """
     guess = {"method": "ngram", "num_speculative_tokens": drafts, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
     config = VllmConfig(
+        lora_config=LoRAConfig(max_lora_rank=8, max_loras=loras) if loras else None,
         speculative_config=SpeculativeConfig(**guess) if drafts else None,
         model_config=ModelConfig(model=model, dtype="bfloat16", seed=0, max_model_len=8192),
         scheduler_config=SchedulerConfig(
             max_num_seqs=seqs,
-            max_num_batched_tokens=2048,
+            max_num_batched_tokens=2048 if chunked else 8192,
             max_model_len=8192,
-            enable_chunked_prefill=True,
+            enable_chunked_prefill=chunked,
             is_encoder_decoder=False,
         ),
         cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=True),
@@ -92,7 +107,15 @@ class Rig:
         self.hasher = get_request_block_hasher(BLOCK, sha256)
         self.started = self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
 
-    def add(self, id_: str, prompt: int, output: int, xargs: Mapping[str, float] | None = None, seed: int = 0) -> None:
+    def add(
+        self,
+        id_: str,
+        prompt: int,
+        output: int,
+        xargs: Mapping[str, float] | None = None,
+        seed: int = 0,
+        adapter: int = 0,
+    ) -> None:
         rng = random.Random(f"{id_}{seed}")
         params = SamplingParams(max_tokens=output, ignore_eos=True, extra_args=dict(xargs) if xargs else None)
         params.update_from_generation_config({}, 2)
@@ -102,6 +125,7 @@ class Rig:
             sampling_params=params,
             pooling_params=None,
             block_hasher=self.hasher,
+            lora_request=LoRARequest(f"adapter{adapter}", adapter, "/none") if adapter else None,
         )
         self.times[id_] = []
         self.scheduler.add_request(request)

@@ -74,7 +74,8 @@ def _pace_s(times: list[float]) -> float:
 def beside_four(model: str, *, stages: int = 1, ahead: bool = False, drafts: int = 0) -> dict[str, Any]:
     """Four streams at 60 ms, and a prompt of 4,000 tokens once they have run for a while: what they see of it."""
     scheduler = make(model, ours=True, ahead=ahead, stages=stages, drafts=drafts)
-    rig = Rig(scheduler, depth=stages, stages=stages, accepted=random.Random(1) if drafts else None)
+    depth = max(stages, 2 if ahead else 1)
+    rig = Rig(scheduler, depth=depth, stages=stages, accepted=random.Random(1) if drafts else None)
     rig.acquaint()
     streams = [f"stream{k}" for k in range(4)]
     for id_ in streams:
@@ -137,6 +138,59 @@ def errors(model: str) -> dict[str, Any]:
     return {"lost": sum(lost), "ended": len(ended), "tracked": len(scheduler._pacer.tracked)}
 
 
+def adapters(model: str) -> dict[str, Any]:
+    """One adapter a step: fast streams without, slow ones with the first; then prompts with another and without."""
+    rig = Rig(make(model, ours=True, loras=1))
+    rig.acquaint()
+    for k in range(4):
+        rig.add(f"fast{k}", 64, 200, {"slo_ttft_ms": 1000, "slo_tpot_ms": 30})
+        rig.add(f"slow{k}", 64, 200, {"slo_ttft_ms": 5000, "slo_tpot_ms": 250}, adapter=1)
+    while any(len(rig.times[f"{kind}{k}"]) < 5 for kind in ("fast", "slow") for k in range(4)):
+        rig.step()
+    rig.add("other", 3000, 4, {"slo_ttft_ms": 1000, "slo_tpot_ms": 30}, adapter=2)
+    rig.add("plain", 3000, 4, {"slo_ttft_ms": 2000, "slo_tpot_ms": 30})
+    rig.run()
+    first = {id_: rig.times[id_][0] for id_ in ("other", "plain")}
+    slow_end_s = max(rig.times[f"slow{k}"][-1] for k in range(4))
+    tokens = [len(t) for id_, t in rig.times.items() if not id_.startswith("first")]
+    return {"first_s": first, "slow_end_s": slow_end_s, "tokens": tokens, "left_blocks": rig.left_blocks()}
+
+
+def arrived(model: str) -> dict[str, Any]:
+    """KV from elsewhere is there while a long prompt is under way: in how many steps its request has its turn."""
+    rig = Rig(make(model, ours=True))
+    rig.acquaint()
+    scheduler = rig.scheduler
+    for k in range(2):
+        rig.add(f"stream{k}", 64, 400, LIMITS["60"])
+    while any(len(rig.times[f"stream{k}"]) < 20 for k in range(2)):
+        rig.step()
+    rig.add("long", 8000, 1)
+    while not any("long" in step for step in rig.log):
+        rig.step()
+    rig.add("handed", 33, 40, LIMITS["60"])
+    handed = scheduler.requests["handed"]
+    scheduler.waiting.remove_requests([handed])
+    scheduler.kv_cache_manager.allocate_slots(handed, 32)
+    handed.num_computed_tokens = 32
+    scheduler.kv_holding_waiting.add_request(handed)
+    before = len(rig.log)
+    while not rig.times["handed"]:
+        rig.step()
+    steps, long_done = len(rig.log) - before, bool(rig.times["long"])
+    rig.run()
+    return {"steps": steps, "long_done": long_done, "left_blocks": rig.left_blocks(), "unplaced": rig.unplaced}
+
+
+def whole_prompts(model: str) -> str:
+    """What is said where vLLM may not cut prompts."""
+    try:
+        make(model, ours=True, chunked=False)
+    except ValueError as e:
+        return str(e)
+    return ""
+
+
 def overhead(model: str) -> dict[str, float]:
     """Median CPU milliseconds of `schedule` with 255 decodes and a long prompt under way, ours and vLLM's."""
     medians = {}
@@ -179,6 +233,10 @@ SCENARIOS: dict[str, Callable[[str], Any]] = {
     "pipeline sync": partial(beside_four, stages=2),
     "pipeline ahead": partial(beside_four, stages=2, ahead=True),
     "speculation on": partial(beside_four, drafts=3),
+    "speculation ahead": partial(beside_four, drafts=3, ahead=True),
+    "adapters": adapters,
+    "arrived": arrived,
+    "whole prompts": whole_prompts,
     "speculation off": beside_four,
     **{f"chaos {n} {mode}": partial(chaos, seed=n, ahead=ahead) for mode, ahead in MODES.items() for n in range(6)},
 }

@@ -135,6 +135,21 @@ def test_the_plan_names_a_victim_only_where_blocks_are_short() -> None:
     assert pacer.plan(1.0).victim == "b", "it has most room"
 
 
+@pytest.mark.parametrize("behind_ms", range(-60, 61))
+def test_guessed_tokens_may_seem_to_be_an_answers_last(behind_ms: int) -> None:
+    """Tokens in flight count as emitted, those of speculation that may not hold too."""
+    pacer, now = make_pacer(), 10.0
+    for id_ in ("ahead", "last"):
+        take(pacer, id_)
+    running(pacer, "ahead", "last")
+    for id_, emitted, behind_s in (("ahead", 20, 0.0), ("last", 50, behind_ms / 1e3)):
+        tracked = pacer.tracked[id_]
+        tracked.computed_tokens, tracked.emitted_tokens = tracked.prompt_tokens + emitted - 1, emitted
+        tracked.first_token_s = now - (emitted - 1) * FAST.tpot_s - behind_s
+        tracked.last_token_s = now
+    assert sorted(pacer.plan(now).run) == ["ahead", "last"]
+
+
 @pytest.mark.parametrize(("stages", "flying", "run"), [(1, 0, 4), (2, 0, 2), (2, 2, 3), (4, 0, 1), (2, 9, 4)])
 def test_a_micro_batch_takes_its_share_of_the_decodes(stages: int, flying: int, run: int) -> None:
     pacer = make_pacer(stages=stages)

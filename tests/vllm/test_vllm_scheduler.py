@@ -84,7 +84,7 @@ def test_two_batches_in_a_pipeline_share_the_decodes_and_the_slack(seen: dict[st
     assert (run["tokens"], run["left_blocks"], run["unplaced"]) == ([400] * 4, 0, 0)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("on", 4), ("off", 1)])
+@pytest.mark.parametrize(("kind", "most"), [("on", 4), ("ahead", 4), ("off", 1)])
 def test_guessed_tokens_are_computed_beside_a_prompt_and_break_no_limit(
     seen: dict[str, Any], kind: str, most: int
 ) -> None:
@@ -107,6 +107,23 @@ def test_chaos_did_preempt_and_abort(seen: dict[str, Any], mode: str) -> None:
     runs = [seen[f"chaos {seed} {mode}"] for seed in range(6)]
     assert sum(run["preempted"] for run in runs) > 0
     assert sum(run["aborted"] for run in runs) > 10
+
+
+def test_adapters_beyond_what_a_step_may_hold_wait_and_others_go_past(seen: dict[str, Any]) -> None:
+    run = seen["adapters"]
+    assert run["first_s"]["plain"] < run["slow_end_s"] < run["first_s"]["other"]
+    assert (run["tokens"], run["left_blocks"]) == ([200] * 8 + [4] * 2, 0)
+
+
+def test_kv_from_elsewhere_waits_for_no_prompt(seen: dict[str, Any]) -> None:
+    run = seen["arrived"]
+    assert run["steps"] <= 3
+    assert not run["long_done"], "or the prompt was done before"
+    assert (run["left_blocks"], run["unplaced"]) == (0, 0)
+
+
+def test_an_engine_that_may_not_cut_prompts_is_refused_at_its_start(seen: dict[str, Any]) -> None:
+    assert "leave chunked prefill on" in seen["whole prompts"]
 
 
 def test_of_those_that_end_in_an_error_kv_was_lost_by_who_waited_for_it(seen: dict[str, Any]) -> None:

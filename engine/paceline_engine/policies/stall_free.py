@@ -112,7 +112,7 @@ class StallFree(Latest):
         waits: list[tuple[float, int]] = []
         for i, (r, left) in enumerate(zip(decodes, self.lengths.medians(decodes), strict=True)):  # inlined: the hottest
             objective, emitted = r.objective, r.emitted_tokens
-            left = min(left, r.max_tokens - emitted)
+            left = max(1, min(left, r.max_tokens - emitted))  # guessed tokens may seem to be its last
             growth += left
             if emitted:
                 h = left if left < HORIZON_TOKENS else HORIZON_TOKENS

@@ -65,13 +65,15 @@ class Plan:
     """A step in the only terms that vLLM understands; all lists hold its own requests.
 
     `run` hold KV and run in this order, `sit_out` hold KV and must not run, `admit` come from the queue in this order.
-    `victim` gives up its KV first, where there is too little for the decodes.
+    `singles` of them compute one token, `prompts` more. `victim` gives up its KV first, where there is too little for
+    the decodes.
     """
 
     run: list[Any]
     sit_out: list[Any]
     admit: list[Any]
-    decodes: int
+    singles: int
+    prompts: int
     token_budget: int
     victim: Any = None
 
@@ -176,12 +178,14 @@ class Pacer:
             shown = set(map(id, chosen))
             sit_out = [_handle(r) for r in (*view.decodes, *view.partials) if id(r) not in shown]
         sit_out += map(_handle, spared)
+        prompts = sum([r.left_tokens > 1 for r in step.prefills])
         short = self.kv.free < len(step.decodes) and (view.decodes or view.partials)
         return Plan(
             run=[_handle(r) for r in chosen],
             sit_out=sit_out,
             admit=[_handle(r) for r in step.prefills if not r.blocks],
-            decodes=len(step.decodes),
+            singles=len(step.decodes) + len(step.prefills) - prompts,
+            prompts=prompts,
             token_budget=step.token_budget,
             victim=_handle(self.policy.victim(view, start_s)) if short else None,
         )

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -32,6 +33,7 @@ from paceline_engine.policies.step import Limits
 from paceline_engine.request import Leg
 from paceline_engine.step_time import StepShape
 from paceline_engine.vllm import machine
+from paceline_engine.vllm.adapters import Adapters
 from paceline_engine.vllm.metrics import DIRECTORY, SchedulerMetrics
 from paceline_engine.vllm.objectives import read_objective
 from paceline_engine.vllm.pacer import HELD, BorrowedKV, Pacer, Plan, Tracked
@@ -39,6 +41,7 @@ from paceline_engine.vllm.settings import InvalidSettings, read_settings
 from paceline_engine.work import work_of
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM prints what is below its own name
+MOST_UNMET = 4
 TOLD_EVERY_S = 0.25  # the work in hand; routers ask less often
 
 
@@ -53,16 +56,22 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         super().__init__(*args, **kwargs)
         if self.policy is not SchedulingPolicy.FCFS:
             raise InvalidSettings("paceline orders requests by their objectives: leave --scheduling-policy at fcfs")
+        if not self.scheduler_config.enable_chunked_prefill:
+            raise InvalidSettings("paceline cuts prompts: leave chunked prefill on, or --scheduler-cls out")
+        stages = self.parallel_config.pipeline_parallel_size
+        if self.lora_config and stages > 1:
+            raise InvalidSettings("paceline paces no adapters in a pipeline: use tensor parallelism alone with LoRA")
         settings = read_settings(self.vllm_config.additional_config or {})
         self._clock = time.monotonic
         self._most_tokens = self._budget_tokens = self.max_num_scheduled_tokens
         self._stuck = False
+        self._unmet = 0  # plans in a row of which vLLM ran no prompt
+        self._awaited = self._gave_way = False  # KV from elsewhere is there or could set out; prefills gave way to it
         self._aloft: list[Request] = []  # decodes in another micro-batch, which must not join this one too
         self._default = settings.default
         limits = Limits(self.max_num_active_reqs, self._most_tokens, machine.tile_tokens())
         model, lengths = machine.step_times(settings, self.vllm_config), OutputLengths()
         kv = BorrowedKV(self.cache_config.num_gpu_blocks, self.block_size)
-        stages = self.parallel_config.pipeline_parallel_size
         self._pacer = Pacer(StallFree(model, lengths), model, lengths, kv, limits, stages)
         self._metrics: SchedulerMetrics | None = None
         self._told_s, self._told_idle = 0.0, True
@@ -114,9 +123,12 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
             free = self._gather(since_s)
             plan = self._pacer.plan(since_s)
             plan.sit_out.extend(self._aloft)
+            plan = self._show_adapters(self._make_way(plan))
             left_out = bool(plan.sit_out) or len(plan.admit) < len(self._pacer.view.waiting)
+            left_out = left_out and not self._gave_way
             with self._arranged(plan, free):
                 output = super().schedule(*args, **kwargs)
+            self._is_met(plan, output)
         if output.total_num_scheduled_tokens:
             self._pacer.depart(self._shape(output), since_s)
         else:
@@ -180,17 +192,23 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         view, start_s = pacer.view, pacer.start_s(now)
         pacer.kv.free = self.kv_cache_manager.block_pool.get_num_free_blocks()
         view.decodes, view.partials, view.waiting, view.flying = [], [], [], 0
-        self._aloft = []
+        self._aloft, self._awaited = [], False
         for request in self.running:
             self._place(pacer.tracked[request.request_id], request, start_s)
-        for request in self.kv_holding_waiting:  # vLLM serves these first, and must: their KV is there
+        for request in self.kv_holding_waiting:  # vLLM serves them before all that wait
             if self._handle_blocked_waiting_request(request):
                 self._place(pacer.tracked[request.request_id], request, start_s)
+                self._awaited = True
         free: list[Request] = []
+        adapters = Adapters(self.running, self.lora_config.max_loras) if self.lora_config else None
         for request in self.waiting:
-            if not self._handle_blocked_waiting_request(request) or not _is_computed_here(request):
+            is_ready, is_computed_here = self._handle_blocked_waiting_request(request), _is_computed_here(request)
+            if not is_ready or not is_computed_here:
+                self._awaited |= is_ready
                 free.append(request)
                 continue
+            if adapters and not adapters.admit(request):
+                continue  # others go past it
             tracked = pacer.tracked[request.request_id]
             tracked.prompt_tokens = request.num_prompt_tokens
             computed = request.num_computed_tokens or self._cached(tracked, request)
@@ -204,6 +222,7 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         """Sort one that holds KV into the view's decodes and partial prefills, or leave it out: it is on its way."""
         view, computed = self._pacer.view, request.num_computed_tokens
         placeholders = request.num_output_placeholders
+        guessed = placeholders - -(-placeholders // (1 + self.num_spec_tokens))  # nobody knows yet whether they hold
         emitted = request.num_output_tokens + placeholders
         left = request.num_prompt_tokens + emitted - computed
         ends = placeholders and computed + 2 - placeholders >= request.num_prompt_tokens + request.max_tokens
@@ -215,7 +234,7 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
             view.flying += 1
             return
         tracked.prompt_tokens = request.num_prompt_tokens  # that of a session grows
-        tracked.stands_at(computed, emitted, start_s)
+        tracked.stands_at(computed - guessed, emitted - guessed, start_s)
         tracked.blocks = HELD
         (view.decodes if left == 1 else view.partials).append(tracked)
 
@@ -228,6 +247,45 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
                 found = manager.coordinator.find_longest_cache_hit(request.block_hashes, request.num_tokens - 1)
                 tracked.cached_tokens = found[1]
         return tracked.cached_tokens
+
+    def _is_prefill(self, request: Request) -> bool:
+        return self._pacer.tracked[request.request_id].left_tokens > 1
+
+    def _make_way(self, plan: Plan) -> Plan:
+        """Running prefills leave out every other step while KV from elsewhere is there, or could set out.
+
+        vLLM comes to these after all that runs, with what is left of the budget: a running prefill would take that too.
+        """
+        prefills = []
+        if self._awaited and not self._gave_way:
+            prefills = [r for r in plan.run if r.status is RequestStatus.RUNNING and self._is_prefill(r)]
+        self._gave_way = bool(prefills)
+        if not prefills:
+            return plan
+        run = [r for r in plan.run if r not in prefills]
+        return replace(plan, run=run, sit_out=[*plan.sit_out, *prefills])
+
+    def _show_adapters(self, plan: Plan) -> Plan:
+        """Who has an adapter never sits out: what vLLM does not see it would admit others beside, and end at both."""
+        shown = [r for r in plan.sit_out if r.lora_request] if self.lora_config else []
+        if not shown:
+            return plan
+        decodes = sum(not self._is_prefill(r) for r in shown)
+        return replace(
+            plan,
+            run=[*plan.run, *shown],
+            sit_out=[r for r in plan.sit_out if not r.lora_request],
+            singles=plan.singles + decodes,
+            token_budget=plan.token_budget + decodes,
+        )
+
+    def _is_met(self, plan: Plan, output: SchedulerOutput) -> None:
+        """What vLLM does not run, for a rule of its own, plan after plan, is left to its own schedule once."""
+        asks = plan.prompts and not self._gave_way
+        most = 1 + self.num_spec_tokens
+        self._unmet = self._unmet + 1 if asks and max(output.num_scheduled_tokens.values(), default=0) <= most else 0
+        if self._unmet >= MOST_UNMET:
+            self._stuck, self._unmet = True, 0
 
     @contextmanager
     def _arranged(self, plan: Plan, free: list[Request]) -> Iterator[None]:
@@ -242,8 +300,9 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         shown = set(map(id, self.waiting))
         left = [r for r in waiting if id(r) not in shown]
         self.max_num_active_reqs -= len(hidden)
-        # speculation adds its tokens to each decode's one
-        self._budget_tokens = min(self._most_tokens, plan.token_budget + self.num_spec_tokens * plan.decodes)
+        # Speculation adds its tokens to whoever computes a single one; KV sets out only while some budget is left.
+        tokens = plan.token_budget + self.num_spec_tokens * plan.singles + bool(free)
+        self._budget_tokens = min(self._most_tokens, tokens)
         self.max_num_scheduled_tokens = self._budget_tokens
         try:
             yield
