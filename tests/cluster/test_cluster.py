@@ -69,7 +69,7 @@ def apply(cluster: Cluster, *objects: dict[str, object]) -> None:
 def all_answer(cluster: Cluster, node: str, url: str, tries: Iterator[int]) -> bool:
     """Whether 60 calls from a pod on `node` reach every pod; that a pod is Ready, a node learns a moment later."""
     name = f"ask-{node}-{next(tries)}"
-    apply(cluster, pod(name, "get", url, "60", nodeName=node, restartPolicy="Never"))
+    apply(cluster, pod(name, "get", url, "60", nodeName=node, restartPolicy="OnFailure"))
     cluster.kubectl("wait", "pod", name, "--for=jsonpath={.status.phase}=Succeeded", "--timeout=30s")
     answers = dict(line.split() for line in cluster.kubectl("logs", name).splitlines())
     assert sum(int(times) for times in answers.values()) == 60

@@ -141,12 +141,12 @@ def test_an_answer_that_stops_times_out_and_a_slow_one_does_not() -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")
         for _ in range(4):
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(0.15)
             writer.write(b"a")
         await reader.read()
 
     async def main() -> None:
-        async with scripted(drip, body_idle_timeout_s=0.1) as pool:
+        async with scripted(drip, body_idle_timeout_s=0.5) as pool:
             log = Log()
             get(pool, log)
             await log.over.wait()

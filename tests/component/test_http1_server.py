@@ -131,12 +131,12 @@ def test_an_answer_in_progress_outlives_every_timeout_of_the_request() -> None:
     held: list[Exchange] = []
 
     async def main() -> None:
-        limits = Limits(idle_timeout_s=0.03, header_timeout_s=0.03, body_timeout_s=0.03)
+        limits = Limits(idle_timeout_s=0.3, header_timeout_s=0.3, body_timeout_s=0.3)
         async with _serving(held.append, limits) as server, _connected(server) as (reader, writer):
             writer.write(_GET[:10])
             await asyncio.sleep(0.01)
             writer.write(_GET[10:])
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.7)
             held[0].respond(200, b"late")
             assert await _read_answer(reader) == (200, b"late")
 
@@ -225,13 +225,13 @@ def test_a_finished_answer_that_is_read_slowly_arrives_whole() -> None:
     async def main() -> None:
         body = b"x" * (24 * 2**20)
         async with (
-            _serving(lambda e: e.respond(200, body), Limits(idle_timeout_s=0.1)) as server,
+            _serving(lambda e: e.respond(200, body), Limits(idle_timeout_s=0.5)) as server,
             _connected(server) as (reader, writer),
         ):
             writer.write(_GET)
             await reader.readuntil(b"\r\n\r\n")
             for _ in range(12):
-                await asyncio.sleep(0.03)
+                await asyncio.sleep(0.1)
                 await reader.readexactly(2 * 2**20)
 
     _run(main)

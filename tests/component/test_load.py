@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,8 +51,9 @@ def test_a_stream_is_measured_by_its_first_token_its_gaps_and_its_usage() -> Non
     engine = Engine(first_s=0.05, gap_s=0.02)
     offered, [record] = run(offer(engine, make_requests(1, output=5)))
     assert (record.outcome, record.course.output_tokens, len(record.gaps_s)) == ("completed", 5, 4)
-    assert record.course.ttft_s == pytest.approx(0.05, abs=0.02)
-    assert record.course.tpot_s == pytest.approx(0.02, abs=0.008)
+    first_s, last_s = engine.wrote_s[0], engine.wrote_s[-1]  # whenever the loop had time for it
+    assert record.course.ttft_s == pytest.approx(first_s - engine.arrived_s[0], abs=0.02)
+    assert record.course.tpot_s == pytest.approx((last_s - first_s) / 4, abs=0.008)
     assert offered.simulated
     assert not offered.interrupted
 
@@ -77,11 +77,11 @@ def test_requests_carry_exact_token_ids_and_the_class() -> None:
 
 
 def test_sending_does_not_wait_for_answers() -> None:
-    engine = Engine(first_s=0.3)
+    engine = Engine(first_s=1.0)
     run(offer(engine, make_requests(10, every_s=0.02, output=1)))
-    gaps = [after - before for before, after in itertools.pairwise(engine.arrived_s)]
-    assert engine.arrived_s[-1] - engine.arrived_s[0] == pytest.approx(0.18, abs=0.03)
-    assert max(gaps) < 0.1
+    assert len(engine.arrived_s) == 10
+    assert engine.arrived_s[-1] - engine.arrived_s[0] > 0.15
+    assert engine.arrived_s[-1] < engine.wrote_s[0]
 
 
 def test_model_time_runs_with_the_scale() -> None:
@@ -89,7 +89,8 @@ def test_model_time_runs_with_the_scale() -> None:
     begun = time.monotonic()
     _, records = run(offer(engine, make_requests(3, every_s=1.0), scale=10.0))
     assert time.monotonic() - begun < 1.0
-    assert records[0].course.ttft_s == pytest.approx(0.5, abs=0.2)
+    waited_s = engine.wrote_s[0] - engine.arrived_s[0]
+    assert records[0].course.ttft_s == pytest.approx(10 * waited_s, abs=0.2)
 
 
 def respond(status: int, code: str = "") -> Callable[[Exchange], None]:

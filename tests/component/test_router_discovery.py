@@ -188,7 +188,7 @@ def test_a_prompt_whose_decode_replicas_went_meanwhile_is_computed_again_by_the_
 
 def test_in_its_notice_it_is_unready_serves_on_and_sends_clients_to_new_connections() -> None:
     async def body() -> None:
-        async with router(notice_s=0.4) as up, engines("m0") as doubles:
+        async with router(notice_s=2.0) as up, engines("m0") as doubles:
             up.cluster.list(make_slice("mixed", "a", doubles))
             await up.until_ready("m0")
             assert (await up.ask()).header(b"connection") is None
@@ -200,9 +200,9 @@ def test_in_its_notice_it_is_unready_serves_on_and_sends_clients_to_new_connecti
                 assert (late.status, words(late), late.header(b"connection")) == (200, 5, b"close")
             assert up.running is not None
             assert not up.running.done()
-            doubles["m0"].script = lambda _: Reply(gap_s=0.15)
+            doubles["m0"].script = lambda _: Reply(gap_s=0.5)
             assert words(await up.ask()) == 5  # beyond the notice
-            await asyncio.wait_for(up.running, 3)
+            await asyncio.wait_for(up.running, 5)
             assert up.server.open_connections == 0
             assert up.outcomes == {"completed": 4}
 

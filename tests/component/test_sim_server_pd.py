@@ -15,6 +15,7 @@ PREFILL, DECODE, MIXED = ("--role=prefill",), ("--role=decode",), ("--role=mixed
 PROMPT = list(range(1000))
 LEG1 = {"prompt": PROMPT, "max_tokens": 1, "min_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
 LEG2 = {"prompt": PROMPT, "max_tokens": 12, "ignore_eos": True}
+LEASES = 4.0  # the scale of time at which a lease of a second outlives a pause of the event loop
 
 
 async def leg1(prefill: Client, **over: Any) -> dict[str, Any]:
@@ -134,7 +135,8 @@ def test_lost_kv_is_computed_again_and_counted(
     cause: str, prefill_flags: tuple[str, ...], decode_flags: tuple[str, ...], change: dict[str, Any], harm: Any
 ) -> None:
     async def work() -> None:
-        async with engines((*PREFILL, *prefill_flags), (*DECODE, *decode_flags)) as (prefill, decode):
+        fleet = engines((*PREFILL, *prefill_flags), (*DECODE, *decode_flags), scale=LEASES)
+        async with fleet as (prefill, decode):
             params = {**(await leg1(prefill)), **change}
             await harm(prefill)
             assert await text_of_leg2(decode, params) == await aggregated(decode)
@@ -152,7 +154,7 @@ def test_lost_kv_fails_the_request_where_that_is_the_policy(
 ) -> None:
     async def work() -> None:
         flags = (*DECODE, *decode_flags, "--kv-on-failure=fail")
-        async with engines((*PREFILL, *prefill_flags), flags) as (prefill, decode):
+        async with engines((*PREFILL, *prefill_flags), flags, scale=LEASES) as (prefill, decode):
             params = {**(await leg1(prefill)), **change}
             await harm(prefill)
             answer = await decode.post("/v1/completions", {**LEG2, "kv_transfer_params": params}, TRUSTED)
@@ -168,7 +170,7 @@ def test_lost_kv_fails_the_request_where_that_is_the_policy(
 
 def test_kv_that_nobody_reads_is_freed_when_its_lease_ends() -> None:
     async def work() -> None:
-        async with engines((*PREFILL, "--lease-s=1")) as (prefill,):
+        async with engines((*PREFILL, "--lease-s=1"), scale=LEASES) as (prefill,):
             await leg1(prefill)
             assert prefill.engine.replica.view.kv.usage > 0
             await _expire(prefill)
@@ -181,7 +183,7 @@ def test_kv_that_nobody_reads_is_freed_when_its_lease_ends() -> None:
 def test_a_decode_leg_that_waits_for_room_keeps_its_lease_alive() -> None:
     async def work() -> None:
         small = (*DECODE, "--kv-blocks=100", "--max-model-len=1600", "--lease-s=2")
-        async with engines((*PREFILL, "--lease-s=2"), small) as (prefill, decode):
+        async with engines((*PREFILL, "--lease-s=2"), small, scale=LEASES) as (prefill, decode):
             first, second = await leg1(prefill), await leg1(prefill, prompt=PROMPT[::-1])
             long = {**LEG2, "max_tokens": 500, "kv_transfer_params": first}
             in_progress = decode.engine.loop.create_task(decode.post("/v1/completions", long, TRUSTED))

@@ -108,7 +108,8 @@ def test_sigterm_lets_streams_end_refuses_new_requests_and_exits_with_0(tmp_path
         with sim(tmp_path, "--replicas=2") as (process, urls):
             assert list(urls) == ["mixed-0", "mixed-1"]
             first, second = (pool_of(url) for url in urls.values())
-            stream = asyncio.ensure_future(fetch(first, b"POST", b"/v1/completions", (), body(), timeout_s=20))
+            long = body(max_tokens=400)
+            stream = asyncio.ensure_future(fetch(first, b"POST", b"/v1/completions", (), long, timeout_s=20))
             await _until_running(first)
             process.send_signal(signal.SIGTERM)
             await _until_status(second, b"/readyz", 503)

@@ -9,7 +9,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 from openai import OpenAI
 from paceline_cli.processes import Child, ChildDied, Command, Ended, Group
 from paceline_cli.watch import read_metrics
-from up_run import PATIENCE_S, up, wait_for
+from up_run import PATIENCE_S, Run, up, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -39,8 +38,8 @@ spec:
     return path
 
 
-def complete(client: OpenAI, tokens: int) -> int:
-    """Completion tokens of one answer, streamed, `ignore_eos`."""
+def complete(client: OpenAI, tokens: int, begun: threading.Event | None = None) -> int:
+    """Completion tokens of one answer, streamed, `ignore_eos`; `begun` is set at its first."""
     stream = client.completions.create(
         model=client.models.list().data[0].id,
         prompt="Once upon a time",
@@ -49,14 +48,24 @@ def complete(client: OpenAI, tokens: int) -> int:
         stream_options={"include_usage": True},
         extra_body={"ignore_eos": True},
     )
-    return sum(chunk.usage.completion_tokens for chunk in stream if chunk.usage)
+    used = 0
+    for chunk in stream:
+        if begun:
+            begun.set()
+        used += chunk.usage.completion_tokens if chunk.usage else 0
+    return used
+
+
+def ready_replicas(run: Run) -> int | None:
+    """As the router has it."""
+    with urllib.request.urlopen(f"{run.url_file.read_text().strip()}/metrics", timeout=10) as page:
+        return read_metrics(page.read().decode(), 0.0).ready_replicas
 
 
 def test_a_fleet_serves_survives_a_crash_and_drains(tmp_path: Path) -> None:
     with up(tmp_path, EXAMPLES / "chat.yaml", "--time-scale", "4", "--log", str(tmp_path / "log")) as run:
         with run.wait_ready() as client:
-            with urllib.request.urlopen(f"{run.url_file.read_text().strip()}/metrics", timeout=10) as page:
-                assert read_metrics(page.read().decode(), 0.0).ready_replicas == 3, "no prompt is computed elsewhere"
+            assert ready_replicas(run) == 3, "no prompt is computed elsewhere"
             message = {"role": "user", "content": "Say hello"}
             answer = client.chat.completions.create(model="llama-3.1-8b", messages=[message], max_tokens=8)  # type: ignore[list-item]  # a dict is one
             assert answer.usage is not None
@@ -66,12 +75,14 @@ def test_a_fleet_serves_survives_a_crash_and_drains(tmp_path: Path) -> None:
             os.kill(decode, signal.SIGKILL)
             wait_for("recovered", lambda: run.said("recovered process=decode"))
             assert run.pids("--role=decode") not in ([], [decode])
+            wait_for("the router knows it", lambda: ready_replicas(run) == 3)
             assert complete(client, 4) == 4
 
             got: list[int] = []
-            streaming = threading.Thread(target=lambda: got.append(complete(client, 200)))
+            begun = threading.Event()
+            streaming = threading.Thread(target=lambda: got.append(complete(client, 200, begun)))
             streaming.start()
-            time.sleep(0.3)  # under way
+            assert begun.wait(PATIENCE_S)
             assert run.end(signal.SIGINT) == 0
             streaming.join()
             assert got == [200]
@@ -89,16 +100,17 @@ def test_a_fleet_serves_survives_a_crash_and_drains(tmp_path: Path) -> None:
 def test_a_second_ctrl_c_forces(tmp_path: Path) -> None:
     with up(tmp_path, make_file(tmp_path)) as run, run.wait_ready() as client:
         broken: list[Exception] = []
+        begun = threading.Event()
 
         def stream() -> None:
             try:
-                complete(client, 2000)  # some 50 s
+                complete(client, 2000, begun)  # some 50 s
             except Exception as e:  # whichever of httpx's and openai's fits a stream that was cut
                 broken.append(e)
 
         streaming = threading.Thread(target=stream)
         streaming.start()
-        time.sleep(0.3)
+        assert begun.wait(PATIENCE_S)
         assert run.end(signal.SIGINT, signal.SIGINT) == 130
         streaming.join()
         assert broken

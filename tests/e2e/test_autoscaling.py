@@ -107,12 +107,12 @@ def test_at_three_times_the_load_pools_grow_until_the_ttft_target_is_attained(
             restless = time.monotonic()
         return time.monotonic() - restless > settled_s and scaling.ttft_attained(settled_s) >= TARGET
 
-    with replay(SURGE_RPS, 70) as report:
+    with replay(SURGE_RPS, 110) as report:
         began = time.monotonic()
         scaling.steps.until("prefill grows", lambda: scaling.size("prefill")[0] > 1, 60)
         decided_s = time.monotonic() - began
         worst = scaling.ttft_attained()
-        scaling.steps.until("the TTFT target is attained", attains, 60)
+        scaling.steps.until("the TTFT target is attained", attains, 90)
         attained, took_s = scaling.ttft_attained(settled_s), time.monotonic() - began
         scaling.reports.append(report())
     sizes = scaling.size("prefill"), scaling.size("decode")
@@ -131,19 +131,19 @@ def test_cut_off_from_the_fleet_nothing_shrinks_and_the_stale_metrics_alert_fire
         scaling.prometheus.cut_off()
         try:
             scaling.wait("MetricsAvailable", "False", 30)
-            blind_s = time.monotonic() - began
+            blind_s, held = time.monotonic() - began, scaling.size("prefill")[0]
             condition = scaling.condition("MetricsAvailable")
             scaling.steps.until(f"{STALE} fires", lambda: STALE in scaling.prometheus.alerts(), 100)
             alarm_s = time.monotonic() - began
             scaling.steady("prefill", max(0.0, WINDOW_S + STABILISATION_S + 5 - alarm_s))
         finally:
             scaling.prometheus.restore()
-        assert scaling.size("prefill")[0] == before
+        assert scaling.size("prefill")[0] == held >= before  # until it was blind it may have grown
         scaling.reports.append(report())
     assert set(accounted(scaling.reports[-1])) == {"completed"}
     back_s = scaling.wait("MetricsAvailable", "True", 60)
     say(f"cut off at {BASE_RPS} requests/s: {condition['reason']} after {blind_s:.1f} s ({condition['message']})")
-    say(f"{STALE} fires after {alarm_s:.0f} s; {before} prefill stay; sees again {back_s:.1f} s after the load")
+    say(f"{STALE} fires after {alarm_s:.0f} s; {held} prefill stay; sees again {back_s:.1f} s after the load")
 
 
 def test_with_prometheus_stopped_nothing_shrinks(scaling: Scaling, replay: Replay, say: Say) -> None:
@@ -176,10 +176,10 @@ def test_a_second_autoscaler_takes_over_and_shrinks_after_a_whole_window_without
         scaling.wait("MetricsAvailable", "True", 60)
         scaling.steps.until("prefill shrinks", lambda: scaling.size("prefill")[0] < before, 90)
         shrunk = datetime.now().astimezone()
+        leader = scaling.leader()
+        sees = datetime.fromisoformat(scaling.condition("MetricsAvailable")["lastTransitionTime"])
         scaling.reports.append(report())
-    leader = scaling.leader()
     led_s = (shrunk - datetime.fromisoformat(leader["acquireTime"])).total_seconds()
-    sees = datetime.fromisoformat(scaling.condition("MetricsAvailable")["lastTransitionTime"])
     seen_s = (shrunk - sees).total_seconds()
     assert leader["holderIdentity"] != first
     assert min(led_s, seen_s + TICK_S) >= STABILISATION_S
@@ -216,7 +216,9 @@ def test_every_query_of_dashboards_and_rules_returns_data_or_is_rightly_empty(sc
     answers = scaling.prometheus.queries([one.expr for one in wanted])
     empty = {(one.dashboard, one.panel) for one, samples in zip(wanted, answers, strict=True) if not samples}
     assert empty <= set(RIGHTLY_EMPTY)
-    rules = scaling.prometheus.rules()
+    prometheus = scaling.prometheus  # it was started anew: each rule has its first turn within a minute
+    scaling.steps.until("no rule is new", lambda: all(r["health"] != "unknown" for r in prometheus.rules()), 70)
+    rules = prometheus.rules()
     assert [rule for rule in rules if rule["health"] != "ok"] == []
     recorded = sorted({rule["name"] for rule in rules if rule["type"] == "recording"})
     recorded = [name for name in recorded if not name.endswith("30d")]  # they have their first turn much later
@@ -241,8 +243,9 @@ def test_a_size_that_a_person_sets_is_held_and_that_is_said(scaling: Scaling, sa
         "ManualHold is said", lambda: scaling.condition("ScalingActive").get("reason") == "ManualHold", 20
     )
     scaling.wait_size("prefill", FIVE, 90)
+    held = f"prefill: {FIVE} replicas, set by others"
+    scaling.steps.until("what is held", lambda: held in scaling.condition("ScalingActive")["message"], 20)
     message = scaling.condition("ScalingActive")["message"]
-    assert f"prefill: {FIVE} replicas, set by others" in message
     say(f"kubectl scale llmpool to {FIVE} without load; ScalingActive: {message}")
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,15 @@ def test_a_replay_is_accounted_for_in_report_and_routers(steps: Steps, tmp_path:
     say(f"replay of {what}: {outcomes['completed']} arrivals, all completed; the two routers counted the same")
 
 
+@contextmanager
+def under_load(steps: Steps, out: Path, *flags: str) -> Iterator[Callable[[], Json]]:
+    """`load`, of which the routers have had a few requests."""
+    before = steps.router_counts("chat")["received"]
+    with load(steps, "chat", out, *flags) as report:
+        steps.until("load flows", lambda: steps.router_counts("chat")["received"] >= before + 4, 30)
+        yield report
+
+
 def _kill(steps: Steps, selector: str, say: Say) -> Callable[[], None]:
     def harm() -> None:
         pod = steps.pods(selector)[0]["metadata"]["name"]
@@ -187,8 +197,7 @@ def test_a_killed_process_costs_no_more_than_what_it_was_answering(
     steps: Steps, what: str, selector: str, allowed: set[str], tmp_path: Path, say: Say
 ) -> None:
     flags = ("--synthetic", "chat", "--rate", "4", "--duration", "10")
-    with load(steps, "chat", tmp_path / "r.json", *flags) as report:
-        time.sleep(4)
+    with under_load(steps, tmp_path / "r.json", *flags) as report:
         _kill(steps, f"paceline.dev/service=chat,{selector}", say)()
         outcomes = accounted(report())
     assert set(outcomes) <= allowed
@@ -226,8 +235,7 @@ def test_a_lost_node_costs_what_ran_there_and_the_service_is_ready_again_by_itse
         )
 
     flags = ("--synthetic", "chat", "--rate", "2", "--duration", "55")  # some 15 s more than it takes
-    with load(steps, "chat", tmp_path / "r.json", *flags) as report:
-        time.sleep(4)
+    with under_load(steps, tmp_path / "r.json", *flags) as report:
         steps.cluster.lose(lost)
         steps.until("a decode engine on another node", serves_elsewhere, 90)
         moved_s = time.monotonic() - began
@@ -242,8 +250,7 @@ def test_a_lost_node_costs_what_ran_there_and_the_service_is_ready_again_by_itse
 def test_an_engine_argument_changed_under_load_fails_no_request(steps: Steps, tmp_path: Path, say: Say) -> None:
     before = steps.engine_uids("chat")
     flags = ("--synthetic", "chat", "--rate", "4", "--duration", "20")
-    with load(steps, "chat", tmp_path / "r.json", *flags) as report:
-        time.sleep(4)
+    with under_load(steps, tmp_path / "r.json", *flags) as report:
         steps.patch("chat", {"spec": {"engine": {"extraArgs": ["--max-requests", "200"]}}})
         outcomes = accounted(report())
     steps.until("no old pod is left", lambda: not steps.engine_uids("chat") & before, 90)

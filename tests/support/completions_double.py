@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ class Engine:
     metrics: Callable[[Engine], str] = lambda engine: ""
     received: list[Json] = field(default_factory=list)
     arrived_s: list[float] = field(default_factory=list)
+    wrote_s: list[float] = field(default_factory=list)
     classes: list[bytes | None] = field(default_factory=list)
     completed: int = 0
     gone: int = 0
@@ -67,6 +69,7 @@ class Engine:
             if exchange.gone:
                 return
             choice: Json = {"delta": {"content": "a"}} if chat else {"text": "a"}
+            self.wrote_s.append(time.monotonic())
             exchange.write(event({"choices": [choice | {"finish_reason": None if left > 1 else "length"}]}))
             if left > 1:
                 loop.call_later(self.gap_s, token, left - 1)

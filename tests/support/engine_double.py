@@ -59,6 +59,7 @@ class Asked:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    at_s: float
 
 
 @dataclass(slots=True)
@@ -100,7 +101,7 @@ class EngineDouble:
 
     def _answer(self, exchange: Exchange) -> None:
         body = orjson.loads(exchange.body)
-        asked = Asked(exchange.path, {k.decode(): v.decode() for k, v in exchange.headers}, body)
+        asked = Asked(exchange.path, {k.decode(): v.decode() for k, v in exchange.headers}, body, exchange.received_at)
         self.asked.append(asked)
         reply = self.script(body)
         if exchange.path in self.others and not reply.hang:

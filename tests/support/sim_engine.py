@@ -33,15 +33,17 @@ class Client(Peer):
 
 
 @asynccontextmanager
-async def engines(*fleets: tuple[str, ...], token: str = TOKEN) -> AsyncIterator[list[Client]]:
+async def engines(
+    *fleets: tuple[str, ...], token: str = TOKEN, scale: float = TIME_SCALE
+) -> AsyncIterator[list[Client]]:
     """One ready engine for each tuple of flags, with one clock."""
-    clock = Clock(TIME_SCALE)
+    clock = Clock(scale)
     async with AsyncExitStack() as stack:
         alarms = Alarms(asyncio.get_running_loop())
         stack.callback(alarms.close)
         clients = []
         for i, flags in enumerate(fleets):
-            options = check(parser().parse_args([*_FLAGS, f"--time-scale={TIME_SCALE}", *flags]))
+            options = check(parser().parse_args([*_FLAGS, f"--time-scale={scale}", *flags]))
             engine = Engine(f"{options.pool}-{i}", options, make_replica(options, i), clock, alarms, token)
             server = EngineServer(engine, token)
             await server.listen("127.0.0.1", 0)

@@ -192,7 +192,7 @@ def test_idle_engines_take_next_to_nothing(prefill: Started, decode: Started) ->
     """NIXL's progress thread would take a core each. 4 % on a calm machine; shared cores make more of the same work."""
     for engine in (prefill, decode):
         shares: list[float] = []
-        while len(shares) < 5 and not any(share <= 0.08 for share in shares):
+        while len(shares) < 20 and not any(share <= 0.08 for share in shares):
             before, since = cpu_s(engine.child.pid), time.monotonic()
             time.sleep(3)
             shares.append((cpu_s(engine.child.pid) - before) / (time.monotonic() - since))
