@@ -182,6 +182,39 @@ def arrived(model: str) -> dict[str, Any]:
     return {"steps": steps, "long_done": long_done, "left_blocks": rig.left_blocks(), "unplaced": rig.unplaced}
 
 
+def kept_out(model: str) -> dict[str, Any]:
+    """All places are taken and a prompt waits, until the first of the streams ends: how often a step is planned."""
+    rig = Rig(make(model, ours=True, seqs=8))
+    rig.acquaint()
+    for k in range(8):
+        rig.add(f"stream{k}", 64, 100 if k else 60, LIMITS["60"])
+    while any(len(rig.times[f"stream{k}"]) < 2 for k in range(8)):
+        rig.step()
+    pacer, plans = rig.scheduler._pacer, 0
+    plan = type(pacer).plan
+
+    def counted(self: Any, now: float) -> Any:
+        nonlocal plans
+        plans += 1
+        return plan(self, now)
+
+    type(pacer).plan = counted
+    try:
+        rig.add("next", 100, 4, LIMITS["60"])
+        before = len(rig.log)
+        while len(rig.times["stream0"]) < 60:
+            rig.step()
+        planned, ended = plans, len(rig.log)
+        while not rig.times["next"]:
+            rig.step()
+        rig.run()
+    finally:
+        type(pacer).plan = plan
+    joined = next(k for k, step in enumerate(rig.log[ended:]) if "next" in step)
+    seen = {"steps": ended - before, "plans": planned, "joined_after": joined}
+    return {**seen, "unplaced": rig.unplaced, "left_blocks": rig.left_blocks()}
+
+
 def whole_prompts(model: str) -> str:
     """What is said where vLLM may not cut prompts."""
     try:
@@ -236,6 +269,7 @@ SCENARIOS: dict[str, Callable[[str], Any]] = {
     "speculation ahead": partial(beside_four, drafts=3, ahead=True),
     "adapters": adapters,
     "arrived": arrived,
+    "kept out": kept_out,
     "whole prompts": whole_prompts,
     "speculation off": beside_four,
     **{f"chaos {n} {mode}": partial(chaos, seed=n, ahead=ahead) for mode, ahead in MODES.items() for n in range(6)},

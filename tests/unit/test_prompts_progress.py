@@ -13,7 +13,13 @@ from random import Random
 import pytest
 from engines import make_request, make_table
 from paceline_engine.lengths import OutputLengths
-from paceline_engine.policies.stall_free import OVERDUE_S, OVERDUE_SHARE, StallFree
+from paceline_engine.policies.stall_free import (
+    KEPT_OUT_STEPS,
+    OVERDUE_S,
+    OVERDUE_SHARE,
+    REPLAN_STEPS,
+    StallFree,
+)
 from paceline_engine.policies.step import Limits, View
 from paceline_engine.request import Objective, Request
 from paceline_engine.step_time import StepShape, StepTimeModel
@@ -308,3 +314,26 @@ def test_a_request_that_nobody_could_serve_in_time_costs_the_others_nothing(hope
     prompt = make_request("next", prompt_tokens=150, objective=Objective("c", 5.0, tpot_s, 3 * tpot_s), arrival_s=10.0)
     view = View(BorrowedKV(4000, 16), Limits(256, MOST, TILE), decodes, [], [prompt])
     assert not policy.plan(view, 10.0).prefills
+
+
+@pytest.mark.parametrize(
+    ("what", "decodes", "places", "spare", "repeat"),
+    [
+        ("nobody waits", 4, 256, 10.0, REPLAN_STEPS),
+        ("no place", 4, 4, 10.0, KEPT_OUT_STEPS),
+        ("no time", 4, 256, 1.02, 1),
+        ("room", 4, 256, 10.0, 1),
+    ],
+)
+def test_a_step_without_a_prompt_is_planned_anew_where_time_alone_may_let_one_in(
+    what: str, decodes: int, places: int, spare: float, repeat: int
+) -> None:
+    """The TPOT is `spare` times a step of the decodes with the prompt among them."""
+    model = StepTimeModel(make_table())
+    tpot_s = spare * model.predict4(0, 0.0, decodes + 1, (decodes + 1) * 150)
+    slo = Objective("c", 60.0, tpot_s, 3 * tpot_s)
+    waiting = [make_request("next", prompt_tokens=150, objective=slo, arrival_s=10.0)]
+    view = View(BorrowedKV(4000, 16), Limits(places, MOST, TILE), [behind(10.0, tpot_s) for _ in range(decodes)])
+    view.waiting = [] if what == "nobody waits" else waiting
+    step = StallFree(model, OutputLengths(prior_tokens=800)).plan(view, 10.0)
+    assert (bool(step.prefills), step.repeat) == (what == "room", repeat)

@@ -122,6 +122,16 @@ def test_kv_from_elsewhere_waits_for_no_prompt(seen: dict[str, Any]) -> None:
     assert (run["left_blocks"], run["unplaced"]) == (0, 0)
 
 
+def test_while_nobody_may_join_one_plan_holds_for_some_steps_and_who_waits_joins_when_one_ends(
+    seen: dict[str, Any],
+) -> None:
+    run = seen["kept out"]
+    assert run["steps"] > 50
+    assert run["plans"] <= run["steps"] / 3
+    assert run["joined_after"] == 0, "steps"
+    assert (run["left_blocks"], run["unplaced"]) == (0, 0)
+
+
 def test_an_engine_that_may_not_cut_prompts_is_refused_at_its_start(seen: dict[str, Any]) -> None:
     assert "leave chunked prefill on" in seen["whole prompts"]
 

@@ -30,6 +30,7 @@ HORIZON_TOKENS = 32  # how far ahead a decode's pace may be made up for (DESIGN 
 MAX_PARTIALS = 4  # prefills that may hold KV unfinished
 CROWDED_SHARE = 0.9  # of the tightest TPOT: a decode step that long is worth thinning out
 REPLAN_STEPS = 16  # decode-only steps between two looks at the deadlines
+KEPT_OUT_STEPS = 4  # the same where prompts wait, and none may join
 SIT_OUT_FACTOR = 1.5  # a decode may sit out a step only if its TPOT is this far above the tightest
 # Tried over the SLOs of benchmarks/policies.py:
 LOST_SHARE = 0.02  # of prefill tokens, for prefills that miss anyway, while others can be saved
@@ -73,18 +74,21 @@ class StallFree(Latest):
     def plan(self, view: View, start_s: float) -> Step:
         owed = self._owed(view, start_s)
         alone = not view.partials and not view.waiting
+        prefills: list[Request] = []
+        tokens, repeat = 0, REPLAN_STEPS
         if alone:
             self._prefill_s = nan
         else:
             self._make_room(view, owed, start_s)
-        prefills, tokens = ([], 0) if alone else self._compose(view, owed, start_s)
+            prefills, tokens, repeat = self._compose(view, owed, start_s)
         decodes = self._with_patient(owed, min(owed.even_s, owed.limit_s)) if owed.patient else owed.decodes
         if not decodes and not prefills:
             decodes = view.decodes
-        if alone:  # the budget says what a prompt would find
-            budget = max(view.limits.max_batched_tokens, len(decodes))
-            return Step(decodes, (), budget, repeat=REPLAN_STEPS if len(decodes) == len(view.decodes) else 1)
-        return Step(decodes, prefills, max(1, len(decodes) + tokens))
+        if len(decodes) < max(1, len(view.decodes)):
+            repeat = 1
+        # Alone, the budget says what a prompt would find.
+        budget = max(view.limits.max_batched_tokens, len(decodes)) if alone else max(1, len(decodes) + tokens)
+        return Step(decodes, prefills, budget, repeat=repeat)
 
     def victim(self, view: View, start_s: float) -> Request:
         """Lost requests first, then those with most room until their next token is due."""
@@ -193,8 +197,8 @@ class StallFree(Latest):
             low, high = (k, high) if step_s <= limit_s else (low, k)
         return owed.decodes + patient[:low]
 
-    def _compose(self, view: View, owed: _Owed, start_s: float) -> tuple[list[Request], int]:
-        """Prefills of this step in order, and the tokens that they may take."""
+    def _compose(self, view: View, owed: _Owed, start_s: float) -> tuple[list[Request], int, int]:
+        """Prefills of this step in order, the tokens that they may take, and for how many steps that holds."""
         load = owed.load
         savable, lost, limit = self._queues(view, owed, start_s)
         chosen: list[Request] = []
@@ -230,6 +234,7 @@ class StallFree(Latest):
             limit = min(limit, due_s)
             if chunk < r.left_tokens:
                 break
+        no_time = kept_out
         if later is not None and not (chosen or kept_out or self._is_beyond(view, start_s)):
             chunk, kept_out = self._overdue(load, later, start_s, view), True
             if chunk > 0:
@@ -239,7 +244,8 @@ class StallFree(Latest):
         if chosen or not kept_out:
             self._prefill_s = nan
         self._lost_credit = min(max(self._lost_credit, 0.0), float(view.limits.max_batched_tokens))
-        return chosen, load.prefill_tokens
+        # Who finds no time now may find it in the next step; a place, KV or pace, hardly before somebody ends.
+        return chosen, load.prefill_tokens, 1 if chosen or no_time or view.partials else KEPT_OUT_STEPS
 
     def _queues(self, view: View, owed: _Owed, start_s: float) -> tuple[list[Request], list[Request], float]:
         """Prefills to save, those that are not, each in order, and the length of the step that serves them best."""

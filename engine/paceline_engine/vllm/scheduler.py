@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -37,6 +35,7 @@ from paceline_engine.vllm.adapters import Adapters
 from paceline_engine.vllm.metrics import DIRECTORY, SchedulerMetrics
 from paceline_engine.vllm.objectives import read_objective
 from paceline_engine.vllm.pacer import HELD, BorrowedKV, Pacer, Plan, Tracked
+from paceline_engine.vllm.queues import arranged, running_only
 from paceline_engine.vllm.settings import InvalidSettings, read_settings
 from paceline_engine.work import work_of
 
@@ -65,6 +64,7 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         self._clock = time.monotonic
         self._most_tokens = self._budget_tokens = self.max_num_scheduled_tokens
         self._stuck = False
+        self._kept_out = 0  # how many waited at the last plan, which holds while nobody joins them; -1: it does not
         self._unmet = 0  # plans in a row of which vLLM ran no prompt
         self._awaited = self._gave_way = False  # KV from elsewhere is there or could set out; prefills gave way to it
         self._aloft: list[Request] = []  # decodes in another micro-batch, which must not join this one too
@@ -118,7 +118,11 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         since_s = self._clock()
         left_out = False
         if self._is_stock():
+            self._budget_tokens = self._most_tokens
             output = super().schedule(*args, **kwargs)
+        elif self._is_as_planned():
+            with running_only(self):
+                output = super().schedule(*args, **kwargs)
         else:
             free = self._gather(since_s)
             plan = self._pacer.plan(since_s)
@@ -126,7 +130,11 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
             plan = self._show_adapters(self._make_way(plan))
             left_out = bool(plan.sit_out) or len(plan.admit) < len(self._pacer.view.waiting)
             left_out = left_out and not self._gave_way
-            with self._arranged(plan, free):
+            self._kept_out = -1 if free else len(self.waiting)
+            # Speculation adds its tokens to whoever computes a single one; KV sets out only while some budget is left.
+            tokens = plan.token_budget + self.num_spec_tokens * plan.singles + bool(free)
+            self._budget_tokens = min(self._most_tokens, tokens)
+            with arranged(self, plan, free, self._budget_tokens):
                 output = super().schedule(*args, **kwargs)
             self._is_met(plan, output)
         if output.total_num_scheduled_tokens:
@@ -172,19 +180,19 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         self._metrics.in_hand(work_of(tracked.values()), parked)
 
     def _is_stock(self) -> bool:
-        """Whether vLLM's own schedule is what the policy would say: nobody is paced, or the last plan still holds."""
+        """Whether vLLM's own schedule is what the policy would say: nobody is paced, or a plan ran nobody."""
+        is_stuck, self._stuck = self._stuck, False  # a plan that runs nobody must not follow itself
+        return is_stuck or not self._pacer.paced
+
+    def _is_as_planned(self) -> bool:
+        """Whether the last plan, all decodes and none of those that wait, still holds."""
         pacer = self._pacer
-        self._budget_tokens = self._most_tokens
-        if not pacer.paced:
-            return True
-        if self._stuck:  # a plan that runs nobody must not follow itself
-            self._stuck = False
-            return True
-        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        if pacer.repeat > 0 and not self.waiting and not self.kv_holding_waiting and free >= len(self.running):
-            pacer.repeat -= 1
-            return True
-        return False
+        if pacer.repeat <= 0 or len(self.waiting) != self._kept_out or self.kv_holding_waiting:
+            return False
+        if self.kv_cache_manager.block_pool.get_num_free_blocks() < len(self.running):
+            return False
+        pacer.repeat -= 1
+        return True
 
     def _gather(self, now: float) -> list[Request]:
         """Fill the policy's view; returns the waiting requests that vLLM must see whatever is planned."""
@@ -287,33 +295,6 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
         if self._unmet >= MOST_UNMET:
             self._stuck, self._unmet = True, 0
 
-    @contextmanager
-    def _arranged(self, plan: Plan, free: list[Request]) -> Iterator[None]:
-        """vLLM's queues as the plan wants them, for the time of one `schedule`; then all are back in their order."""
-        running, waiting = self.running, list(self.waiting)
-        self.running = _ordered(running, plan)
-        shown = set(map(id, self.running))
-        hidden = [r for r in running if id(r) not in shown]
-        first = set(map(id, free))
-        self.waiting.clear()
-        self.waiting.extend(chain((r for r in waiting if id(r) in first), plan.admit))
-        shown = set(map(id, self.waiting))
-        left = [r for r in waiting if id(r) not in shown]
-        self.max_num_active_reqs -= len(hidden)
-        # Speculation adds its tokens to whoever computes a single one; KV sets out only while some budget is left.
-        tokens = plan.token_budget + self.num_spec_tokens * plan.singles + bool(free)
-        self._budget_tokens = min(self._most_tokens, tokens)
-        self.max_num_scheduled_tokens = self._budget_tokens
-        try:
-            yield
-        finally:
-            self.max_num_scheduled_tokens = self._most_tokens
-            self.max_num_active_reqs += len(hidden)
-            self.running = _as_before(running, [*self.running, *hidden], new_first=False)
-            queue = _as_before(waiting, [*self.waiting, *left], new_first=True)  # new here: preempted
-            self.waiting.clear()
-            self.waiting.extend(queue)
-
     def _shape(self, output: SchedulerOutput) -> StepShape:
         """What the step computes; vLLM has counted its tokens as computed already."""
         scheduled, requests = output.num_scheduled_tokens, self.requests
@@ -332,22 +313,6 @@ class _Paced(Scheduler):  # type: ignore[misc]  # vLLM is not where mypy runs
                 prefill_tokens += tokens
                 pairs += tokens * (computed - tokens / 2)
         return StepShape(prefill_tokens, pairs, decodes, context)
-
-
-def _ordered(running: list[Request], plan: Plan) -> list[Request]:
-    """The plan's requests in its order, then those on their way; vLLM preempts from the end, where the victim goes."""
-    held, apart = set(map(id, running)), set(map(id, chain(plan.run, plan.sit_out)))
-    order = [r for r in plan.run if id(r) in held] + [r for r in running if id(r) not in apart]
-    if plan.victim is not None and id(plan.victim) in held:
-        order = [r for r in order if r is not plan.victim] + [plan.victim]
-    return order
-
-
-def _as_before(before: list[Request], now: list[Request], *, new_first: bool) -> list[Request]:
-    """`now` in the order of `before`; what is new comes first or last."""
-    place = {id(r): i for i, r in enumerate(before)}
-    new = -1 if new_first else len(before)
-    return sorted(now, key=lambda r: place.get(id(r), new))
 
 
 class StallFreeScheduler(_Paced):
