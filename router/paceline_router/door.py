@@ -1,7 +1,8 @@
 """Where admitted requests wait until serving them harms hardly anyone: a waiting room, looked at in time.
 
 waiting.py decides who leaves and how; the room is looked at whenever somebody comes, and again and again while somebody
-waits. Without rules nobody waits. Invariant: a request is in the room until it is started, shed, or ends by itself.
+waits. Without rules nobody waits. Before `open` everybody does, in the order of arrival. Invariant: a request is here
+until it is started, shed, or ends by itself.
 """
 
 from __future__ import annotations
@@ -28,17 +29,33 @@ class Waiting(Protocol):
 
 
 class Door:
-    """Of one router. `rules` by class, None without a waiting room."""
+    """Of one router. `rules` by class, None without a waiting room; `shut` until `open`."""
 
-    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop, rules: Mapping[str, Rule] | None) -> None:
+    def __init__(
+        self, clock: Clock, loop: asyncio.AbstractEventLoop, rules: Mapping[str, Rule] | None, *, shut: bool = False
+    ) -> None:
+        self._outside: dict[Waiting, None] | None = {} if shut else None
         self._clock = clock
         self._loop = loop
         self._room: WaitingRoom[Waiting] | None = None if rules is None else WaitingRoom(rules)
         self._inside: dict[Waiting, str] = {}  # and their classes
         self._next_look: asyncio.TimerHandle | None = None
 
+    @property
+    def is_open(self) -> bool:
+        return self._outside is None
+
+    def open(self) -> None:
+        """From now on requests are judged one by one, those that came before first."""
+        outside, self._outside = self._outside or {}, None
+        for request in outside:
+            self.arrive(request)
+
     def arrive(self, request: Waiting) -> None:
         """It starts now, or when it may."""
+        if self._outside is not None:
+            self._outside[request] = None
+            return
         if self._room is None:
             request.start()
             return
@@ -49,6 +66,8 @@ class Door:
 
     def leave(self, request: Waiting) -> None:
         """It has ended, whether it was here or not."""
+        if self._outside is not None:
+            self._outside.pop(request, None)
         class_name = self._inside.pop(request, None)
         if self._room is not None and class_name is not None:
             self._room.leave(request, class_name)

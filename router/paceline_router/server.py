@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from functools import partial
 from random import Random
@@ -43,6 +44,7 @@ from paceline_router.way import Guide
 _log = logging.getLogger(__name__)
 
 TICK_S = 0.05  # wall: how late a passed limit may be noticed
+OPENS_AFTER_S = 5.0  # wall: how long requests wait at most for a new router to know its replicas
 LAST_ANSWERS_S = 1.0  # wall: for the errors of what a drain cut off to reach their clients
 
 
@@ -74,13 +76,14 @@ class Router:
             clock,
             asyncio.get_running_loop(),
             Guide(ledger, picker, recompute, config.kv_transfer.lease_s, self._unready),
-            Door(clock, asyncio.get_running_loop(), rules(config) if config.waiting_room else None),
+            Door(clock, asyncio.get_running_loop(), rules(config) if config.waiting_room else None, shut=not is_static),
             upstreams,
             LegHeaders(classes, token),
             metrics,
             id_prefix,
             partial(_cannot_serve, picker, ledger) if is_static else partial(_is_unknown, self.membership),
         )
+        self._opens_s = time.monotonic() + OPENS_AFTER_S
         self._vigil = Vigil(self.shell, self._scraper.probe_soon)
         if isinstance(discovery, StaticDiscovery):
             self.membership.apply(map(_member, discovery.replicas))
@@ -138,6 +141,13 @@ class Router:
             self.shell.expire(now)
             self._vigil.look(now)
             self.membership.reconcile()
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Whoever comes before the replicas are known waits for that: one that starts anew is still sent requests."""
+        door = self.shell.door
+        if not door.is_open and (self.membership.is_settled or time.monotonic() >= self._opens_s):
+            door.open()
 
     async def _drain(self, server: Server, notice_s: float) -> None:
         shell = self.shell

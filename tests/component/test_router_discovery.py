@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 import uvloop
 import yaml
 from engine_double import EngineDouble, Reply
@@ -124,6 +125,32 @@ async def engines(*names: str) -> AsyncIterator[dict[str, EngineDouble]]:
 
 def words(response: Response) -> int:
     return response.body.count(b'"text"')
+
+
+def test_what_comes_before_it_knows_its_replicas_waits_for_them() -> None:
+    async def body() -> None:
+        async with router() as up, engines("m0") as doubles:
+            early = [asyncio.create_task(up.ask()) for _ in range(3)]
+            await until(lambda: len(up.router.shell.jobs) == 3)
+            early[0].cancel()
+            await until(lambda: len(up.router.shell.jobs) == 2)
+            up.cluster.list(make_slice("mixed", "a", doubles))
+            answers = await asyncio.wait_for(asyncio.gather(*early[1:]), 5)
+            assert [answer.status for answer in answers] == [200, 200]
+            assert up.outcomes == {"completed": 2, "client_gone": 1}
+
+    uvloop.run(body())
+
+
+def test_it_does_not_wait_for_ever_for_an_api_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paceline_router.server.OPENS_AFTER_S", 0.2)
+
+    async def body() -> None:
+        async with router() as up:
+            answer = await up.ask()
+            assert (answer.status, up.outcomes) == (503, {"no_endpoint": 1})
+
+    uvloop.run(body())
 
 
 def test_it_is_ready_once_it_knows_its_replicas_and_answers_503_while_there_is_none() -> None:
