@@ -64,8 +64,13 @@ def wait_s(replica: Replica, now: float) -> float:
     return whole - head + abs(head - max(now - replica.head_since_s, 0.0))
 
 
+def handover_s(prefill: Replica, decode: Replica, prompt_tokens: int) -> float:
+    """Seconds in which the KV of a prompt gets from one to the other, by how fast it did of late."""
+    return decode.link * transfer_s(prefill.facts, prompt_tokens)
+
+
 def transfer_s(facts: Facts, prompt_tokens: int) -> float:
-    """Seconds to hand the KV of a prompt over."""
+    """Seconds to hand the KV of a prompt over on a fast network."""
     per_token = facts.table.kv_bytes_per_token if facts.table else NEUTRAL_KV_BYTES_PER_TOKEN
     return TRANSFER_CONSTANT_S + prompt_tokens * per_token / TRANSFER_BYTES_PER_S
 
@@ -83,7 +88,7 @@ def after_prefill_s(prefill: Replica, decode: Replica, prompt_tokens: int) -> fl
 
     The transfer, as slow as it was of late, then two decode steps: the one that runs when the KV has come, and its own.
     """
-    return decode.link * transfer_s(prefill.facts, prompt_tokens) + 2 * tpot_s(decode, prompt_tokens, joined=True)
+    return handover_s(prefill, decode, prompt_tokens) + 2 * tpot_s(decode, prompt_tokens, joined=True)
 
 
 def link_seen(prefill: Replica, decode: Replica, prompt_tokens: int, seconds: float) -> float:
@@ -92,13 +97,4 @@ def link_seen(prefill: Replica, decode: Replica, prompt_tokens: int, seconds: fl
     Of the step that runs when the KV comes a half is left, as likely more as less.
     """
     steps_s = 1.5 * tpot_s(decode, prompt_tokens, joined=True)
-    return followed(decode.link, decode.link * transfer_s(prefill.facts, prompt_tokens) + steps_s, seconds, LINK)
-
-
-def ttft_s(prefill: Replica | None, decode: Replica, prompt_tokens: int, now: float) -> float:
-    """Seconds from `now` to the first token, on a pair or wholly on `decode`."""
-    first = decode if prefill is None else prefill
-    computed = wait_s(first, now) + prefill_s(first, prompt_tokens, prompt_tokens**2)
-    if prefill is None:
-        return computed
-    return computed + transfer_s(first.facts, prompt_tokens) + tpot_s(decode, prompt_tokens)
+    return followed(decode.link, handover_s(prefill, decode, prompt_tokens) + steps_s, seconds, LINK)

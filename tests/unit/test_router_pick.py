@@ -99,6 +99,17 @@ def test_a_prediction_is_the_sum_of_what_lies_ahead() -> None:
     assert choice.ttft_s == pytest.approx(prefill_s(p, 512, 512**2) + transfer_s(FACTS, 512) + choice.tpot_s)
 
 
+@pytest.mark.parametrize("policy", ["least-misses", "least-predicted-ttft"])
+def test_a_prediction_takes_a_hand_over_as_slow_as_the_decode_replica_has_seen_them(policy: str) -> None:
+    ledger = make_ledger("p0", "d0")
+    fast = make_picker(policy).choose(ledger, SIZE, 0.0)
+    ledger.replicas["d0"].link = 9.0
+    slow = make_picker(policy).choose(ledger, SIZE, 0.0)
+    assert isinstance(fast, Choice)
+    assert isinstance(slow, Choice)
+    assert slow.ttft_s - fast.ttft_s == pytest.approx(8 * transfer_s(FACTS, 512))
+
+
 @pytest.mark.parametrize("name", ["m0", "d0"])
 def test_replicas_short_of_kv_room_come_last(name: str) -> None:
     other = name[0] + "1"

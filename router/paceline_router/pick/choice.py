@@ -42,7 +42,7 @@ NOTHING: Mapping[str, int] = {}
 class Ask(NamedTuple):
     """One replica wanted, to compute the prompt (`computes`) or to decode.
 
-    `share` of the load that one replica gets, `own` of it this router's. `handover_s`: of a prefill replica's revision,
+    `share` of the load that one replica gets, `own` of it this router's. `step_s`: of a prefill replica's revision,
     the first decode step that follows the transfer; `decoders`: the replica that would take that step. `cached`: prompt
     tokens that a replica is thought to hold KV of, by name. A tuple, because one is made for each choice.
     """
@@ -56,7 +56,7 @@ class Ask(NamedTuple):
     errors: PredictionErrors
     share: float
     own: float
-    handover_s: Mapping[str, float] = {}
+    step_s: Mapping[str, float] = {}
     decoders: Mapping[str, Replica] = {}
     cached: Mapping[str, int] = NOTHING
 

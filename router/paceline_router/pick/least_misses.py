@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 
 from paceline_router.facts import Role
-from paceline_router.latency import transfer_s
+from paceline_router.latency import handover_s
 from paceline_router.outlook import Foreseen, foresee, slowed, token_s
 from paceline_router.pick.choice import Ask
 from paceline_router.pick.least_predicted import missing_room
@@ -66,8 +66,9 @@ def _second_leg(replica: Replica, ask: Ask, after: Mapping[str, float]) -> float
 def foreseen(replica: Replica, ask: Ask, misses: float = 0.0) -> Foreseen:
     """Of the prompt alone, computed at `replica`; its misses are added to `misses`."""
     size = ask.size
-    handover_s = 0.0
+    after_s = 0.0
     if replica.role is Role.PREFILL:
-        handover_s = transfer_s(replica.facts, size.prompt_tokens) + ask.handover_s[replica.revision]
+        revision = replica.revision
+        after_s = handover_s(replica, ask.decoders[revision], size.prompt_tokens) + ask.step_s[revision]
     cached = ask.cached.get(replica.name, 0) if ask.cached else 0
-    return foresee(replica, size, cached, ask.now, handover_s, ask.errors, misses)
+    return foresee(replica, size, cached, ask.now, after_s, ask.errors, misses)

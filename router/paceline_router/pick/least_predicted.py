@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paceline_router.facts import Role
-from paceline_router.latency import prefill_s, tpot_s, transfer_s, wait_s
+from paceline_router.latency import handover_s, prefill_s, tpot_s, wait_s
 from paceline_router.pick.choice import Ask
 from paceline_router.replica import Replica
 
@@ -51,7 +51,8 @@ def predicted_s(replica: Replica, ask: Ask) -> float:
     computed = wait_s(replica, ask.now) + prefill_s(replica, tokens, tokens * tokens)
     if replica.role is not Role.PREFILL:
         return computed
-    return computed + ask.handover_s[replica.revision] + transfer_s(replica.facts, tokens)
+    revision = replica.revision
+    return computed + handover_s(replica, ask.decoders[revision], tokens) + ask.step_s[revision]
 
 
 def predicted_tpot_s(replica: Replica, ask: Ask) -> float:

@@ -73,8 +73,8 @@ class Picker:
             return NoEndpoint("no ready replica can compute a prompt" if decoders else _missing(ledger))
         if decoders and self._local_prefill:
             firsts = (*firsts, *self._offered(ledger, ledger.ready(Role.DECODE), avoid, cached=cached))
-        handover_s = {revision: tpot_s(decoder, size.prompt_tokens) for revision, decoder in decoders.items()}
-        ask = self._asked(ledger, size, now, self._first_turn, handover_s, decoders, cached)
+        step_s = {revision: tpot_s(decoder, size.prompt_tokens) for revision, decoder in decoders.items()}
+        ask = self._asked(ledger, size, now, self._first_turn, step_s, decoders, cached)
         self._first_turn += 1
         return self._choice(firsts, ask)
 
@@ -167,7 +167,7 @@ class Picker:
         size: Size,
         now: float,
         turn: int,
-        handover_s: Mapping[str, float],
+        step_s: Mapping[str, float],
         decoders: Mapping[str, Replica],
         cached: Mapping[str, int],
     ) -> Ask:
@@ -182,7 +182,7 @@ class Picker:
             ledger.errors,
             ledger.share,
             ledger.own,
-            handover_s,
+            step_s,
             decoders,
             cached,
         )
@@ -197,7 +197,7 @@ class Picker:
         if first.role is not Role.PREFILL:
             return Choice(None, first.name, ttft_s, predicted_tpot_s(first, ask))
         decoder = ask.decoders[first.revision]
-        return Choice(first.name, decoder.name, ttft_s, ask.handover_s[first.revision])
+        return Choice(first.name, decoder.name, ttft_s, ask.step_s[first.revision])
 
 
 def _without(replicas: Sequence[Replica], avoid: frozenset[str]) -> Sequence[Replica]:
