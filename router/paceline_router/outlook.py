@@ -10,6 +10,7 @@ negative. Times are model seconds.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, inf
 from typing import NamedTuple
@@ -87,10 +88,14 @@ def _look(replica: Replica, now_s: float) -> Outlook:
     theirs_s = facts.seen_at_s + replica.others.queued_tokens * token_s  # when others' prompts are done
     view = Outlook(token_s, pair_s, _prompt_steps(replica)[0], theirs_s, [], [])
     at = max(replica.head_since_s, theirs_s)
+    replica.late.clear()
+    replica.late_tokens = 0
     for entry in replica.queue:
         took = entry.new_tokens * token_s + 0.5 * entry.new_squares * pair_s
         done_s = max(at, entry.since_s) + took
         if max(done_s, now_s) > entry.due_s:
+            replica.late[entry.tpot_s] = replica.late.get(entry.tpot_s, 0) + 1
+            replica.late_tokens += entry.prompt_tokens
             continue
         at = done_s
         view.dues.append(entry.due_s)
@@ -99,23 +104,36 @@ def _look(replica: Replica, now_s: float) -> Outlook:
 
 
 def _paced(replica: Replica, limit_s: float, one_more_s: float | None) -> Paced:
-    others = replica.others
+    """Those that are late for good decode some day, but not while the prompts of others are computed."""
+    facts, others = replica.facts, replica.others
     least_s, slope_s = _prompt_steps(replica)
-    count, weight = 0, 0.0
-    for paces in (replica.paces, others.paces):
-        for tpot_s, n in paces.items():
-            count += n
-            weight += n if tpot_s <= limit_s else n * limit_s / tpot_s
+    count = sum(replica.paces.values()) + replica.others_paced
     if replica.role is Role.PREFILL or (not count and one_more_s is None):
         return Paced(0.0, (least_s + slope_s * (MOST_CHUNK - LEAST_CHUNK)) / MOST_CHUNK)
+    weight = _weight(replica.paces, limit_s) + _weight(others.paces, limit_s)
     context = replica.decode_context + replica.incoming_context + replica.prefill_tokens + others.context
     mean = context / count if count else NEUTRAL_CONTEXT
     if one_more_s is not None:
-        weight += 1.0 if one_more_s <= limit_s else limit_s / one_more_s
+        weight += _weight({one_more_s: 1}, limit_s)
     decodes, at = max(round(weight), 1), round(weight * mean)
-    decode_s = step_s(replica.facts, 0, 0.0, decodes, at)
-    short_s = step_s(replica.facts, LEAST_CHUNK, 0.0, decodes, at)
-    return Paced(decode_s / limit_s, _token_s(limit_s, decode_s, short_s, slope_s))
+    decode_s = step_s(facts, 0, 0.0, decodes, at)
+    ratio = decode_s / limit_s
+    if replica.late:
+        weight = max(weight - _weight(replica.late, limit_s), 0.0)
+        if (rest := count - sum(replica.late.values())) > 0:
+            mean = max(context - replica.late_tokens, 0) / rest
+        decodes, at = max(round(weight), 1), round(weight * mean)
+        decode_s = step_s(facts, 0, 0.0, decodes, at)
+    short_s = step_s(facts, LEAST_CHUNK, 0.0, decodes, at)
+    return Paced(ratio, _token_s(limit_s, decode_s, short_s, slope_s))
+
+
+def _weight(paces: Mapping[float, int], limit_s: float) -> float:
+    """Decodes of these TPOT limits, each by its share of steps of `limit_s`."""
+    weight = 0.0
+    for tpot_s, n in paces.items():
+        weight += n if tpot_s <= limit_s else n * limit_s / tpot_s
+    return weight
 
 
 def _token_s(limit_s: float, decode_s: float, short_s: float, slope_s: float) -> float:

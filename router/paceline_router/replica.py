@@ -29,6 +29,8 @@ class Queued(NamedTuple):
     new_tokens: int
     new_squares: int
     since_s: float  # when it came
+    tpot_s: float
+    prompt_tokens: int
 
 
 class Told(NamedTuple):
@@ -90,6 +92,8 @@ class Replica:
     queue: list[Queued] = field(default_factory=list)
     paces: dict[float, int] = field(default_factory=dict)
     tightest_s: float = inf
+    late: dict[float, int] = field(default_factory=dict)  # too late for good, when last looked at, by TPOT limit
+    late_tokens: int = 0  # and their prompts'
     recent: Recent = NOT_YET
     queue_s: float | None = None  # latency's memo of the queue's predicted seconds; None: to be computed again
     outlook: Outlook | None = None  # the same for what outlook.py foresees of its queue

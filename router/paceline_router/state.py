@@ -213,7 +213,9 @@ class Ledger(Roster):
             cached = min(prefixes.tokens_at(replica.name, size.prefix, now), size.prompt_tokens - 1)
             prefixes.note(replica.name, size.prefix, now, replica.facts.kv_tokens)
         squares = size.prompt_tokens**2 - cached**2
-        return Queued(size.due_s, flight.number, size.prompt_tokens - cached, squares, now)
+        return Queued(
+            size.due_s, flight.number, size.prompt_tokens - cached, squares, now, size.tpot_s, size.prompt_tokens
+        )
 
     def _dequeue(self, flight: Flight, now: float) -> None:
         replica = flight.queued_on

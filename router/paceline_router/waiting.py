@@ -4,10 +4,10 @@ Not to serve a request costs one miss, its own; to serve it costs those that it 
 slack waits until it brings hardly any, so batch work is deferred before interactive work misses; a request that is
 pressed is served while it brings less than one. One that is late anyhow comes after all that can be saved, where it
 harms nobody, or is shed with the time in which the queue would drain. Classes go by priority; within one the first due
-goes first, but the last once some have become late, for a short turn: then each has a chance while its slack is whole,
-whatever its length, as in adaptive LIFO (Maurer, "Fail at Scale", ACM Queue 2015). Where several tenants wait, the turn
-is that of the one that was served the fewest tokens (fairness.py). Invariants: a request leaves exactly once; a late
-one is not served while one that can be saved waits; Retry-After is 1 to LONGEST_RETRY_S whole seconds.
+goes first, but who came last once some have become late, for a short turn: then each has a chance while its slack is
+whole, whatever its length, as in adaptive LIFO (Maurer, "Fail at Scale", ACM Queue 2015). Where several tenants wait,
+the turn is that of the one that was served the fewest tokens (fairness.py). Invariants: a request leaves exactly once;
+a late one is not served while one that can be saved waits; Retry-After is 1 to LONGEST_RETRY_S whole seconds.
 Pure; times are model seconds.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import ceil, inf
@@ -27,7 +27,7 @@ PATIENT, PRESSED = 0.1, 0.5  # expected misses that serving may bring: with all 
 PRESSING = 10.0  # slack is all used up where it is this many times the prompt's own time
 HARMLESS = 0.05  # misses that a late request may bring beyond its own
 TURN_S = 0.03  # a step or two
-CROWDED_S = 2.0  # how long after a request became late the last due goes first
+CROWDED_S = 2.0  # how long after a request became late who came last goes first
 LONGEST_RETRY_S = 60
 LOOK_EVERY_S = 0.01  # between two looks at a waiting room: below a step
 SERVED_OVER = 64  # requests over which the pace of service is taken
@@ -77,10 +77,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Waiter(Generic[T]):
-    """One request. `alone_s`: of its latest prospect."""
+    """One request. `number`: in order of arrival; `alone_s`: of its latest prospect."""
 
     what: T
     claim: Claim
+    number: int = 0
     alone_s: float = 0.0
 
     @property
@@ -142,13 +143,13 @@ class _Queue(Generic[T]):
         tenants = self._tenants()
         if passed is not None:
             tenants.add(passed.claim.tenant)
-        if len(tenants) == 1:
-            return self.waiting.pop(-1 if crowded else 0)
-        tenant = self.shares.next_of(tenants)
-        mine = [i for i, waiter in enumerate(self.waiting) if waiter.claim.tenant == tenant]
+        mine: Sequence[int] = range(len(self.waiting))
+        if len(tenants) > 1:
+            tenant = self.shares.next_of(tenants)
+            mine = [i for i in mine if self.waiting[i].claim.tenant == tenant]
         if not mine and passed is not None:
             return passed
-        return self.waiting.pop(mine[-1 if crowded else 0])
+        return self.waiting.pop(max(mine, key=lambda i: self.waiting[i].number) if crowded else mine[0])
 
     def give_up_next(self, now: float) -> None:
         """It is late."""
@@ -162,6 +163,7 @@ class WaitingRoom(Generic[T]):
 
     def __init__(self, rules: Mapping[str, Rule]) -> None:
         self._rules = rules
+        self._entered = 0
         self._queues: dict[str, _Queue[T]] = {}  # by priority, then as they came
         self._interval_s = 0.0  # between services, averaged over those that left others waiting
         self._served_s: float | None = None  # the last of these; None: nobody waited then
@@ -174,7 +176,8 @@ class WaitingRoom(Generic[T]):
         if claim.class_name not in self._queues:
             self._queues[claim.class_name] = _Queue(self._rules.get(claim.class_name, Rule()))
             self._sort()
-        self._queues[claim.class_name].enter(Waiter(what, claim))
+        self._entered += 1
+        self._queues[claim.class_name].enter(Waiter(what, claim, self._entered))
 
     def leave(self, what: T, class_name: str) -> None:
         """It waits no longer, for a cause of its own."""

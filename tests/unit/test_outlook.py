@@ -116,6 +116,21 @@ def test_the_more_decodes_hold_a_pace_the_slower_are_prompts() -> None:
     assert times[-1] > 1.5 * times[0]
 
 
+def test_prompts_that_are_late_for_good_do_not_slow_those_of_others_as_decodes() -> None:
+    ledger = make_ledger()
+    replica = ledger.replicas["m0"]
+    for _ in range(15):
+        ledger.first_token(ledger.begin(make_size(tpot_s=0.02), None, "m0", 0.0), 0.0)
+    before = pacing(replica).now
+    for _ in range(30):
+        ledger.begin(make_size(due_s=1.0, tpot_s=0.02), None, "m0", 0.5)
+    assert outlook(replica, 2.0).dues == []
+    ledger.begin(make_size(due_s=5.0, tpot_s=0.02), None, "m0", 2.0)
+    after = pacing(replica).now
+    assert before.token_s < after.token_s < 1.2 * before.token_s
+    assert after.ratio > 1.2 * before.ratio, "they will decode some day"
+
+
 def test_the_last_decode_that_a_pace_bears_breaks_it_for_all() -> None:
     ledger = make_ledger()
     replica = ledger.replicas["m0"]

@@ -90,6 +90,14 @@ def test_once_some_became_late_the_newest_has_a_turn() -> None:
     assert leaving(room, 1.6 + TURN_S) == [("d", Fate.SERVE), ("c", Fate.SERVE), ("b", Fate.SERVE)]
 
 
+def test_a_turn_in_a_crowd_is_that_of_who_came_last_not_of_long_prompts_which_are_due_later() -> None:
+    room = make_room(("a", "chat", 1.0))
+    assert leaving(room, 1.5, a=Prospect(2.0, 0.1)) == [("a", Fate.SHED)]
+    for what, due_s in (("long", 8.0), ("short", 3.5)):
+        room.enter(what, Claim("chat", due_s))
+    assert leaving(room, 1.6, long=BUSY) == [("short", Fate.SERVE)]
+
+
 def test_retry_after_is_the_time_in_which_those_that_wait_would_be_served() -> None:
     room: WaitingRoom[int] = WaitingRoom({})
     assert room.retry_after_s() == 1
