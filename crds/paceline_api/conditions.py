@@ -40,6 +40,7 @@ class Reason(StrEnum):
     REPLICAS_FAILING = "ReplicasFailing"
     SCALED_TO_ZERO = "ScaledToZero"
     ROLLING_OUT = "RollingOut"
+    APPLY_FAILED = "ApplyFailed"  # the API server refuses an object; what is there goes on serving
     # MetricsAvailable
     METRICS_FRESH = "MetricsFresh"
     METRICS_MISSING = "MetricsMissing"

@@ -26,6 +26,7 @@ SERVICE_NAME_MAX = 30
 POOL_NAME_MAX = 20  # <service>-<pool>-<revision> stays a label of at most 63 characters
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+SERVICE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"  # of a Kubernetes Service up to 1.35 (RFC 1035)
 DNS_NAME = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 
 
@@ -91,6 +92,7 @@ def list_map(key: str) -> dict[str, Any]:
 ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 
 DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=SERVICE_NAME_MAX)]
+ServiceName = Annotated[str, Field(pattern=SERVICE_NAME, min_length=1, max_length=SERVICE_NAME_MAX)]
 ObjectName = Annotated[str, Field(pattern=DNS_NAME, min_length=1, max_length=253)]
 PoolName = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=POOL_NAME_MAX)]
 Hash = Annotated[str, Field(pattern="^[a-z0-9]*$", max_length=64)]
@@ -158,7 +160,7 @@ class ObjectMeta(BaseModel):
     """What Paceline reads of metadata; the rest is Kubernetes'."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
-    name: DnsLabel = Field(description="At most 30 characters, a DNS label.")
+    name: ServiceName = Field(description="At most 30 characters, a DNS label that begins with a letter.")
     namespace: str = ""
     uid: str = ""
     generation: int = 0

@@ -96,7 +96,11 @@ def _check_identity(value: Mapping[str, Any]) -> Iterator[Found]:
         for key in sorted(metadata.keys() - {*METADATA, *METADATA_SERVER, *METADATA_OTHER}):
             yield _unknown(("metadata",), key, METADATA)
         if metadata.get("name") is None:
-            yield Found(("metadata", "name"), "is missing", "add it: at most 30 characters, a DNS label")
+            yield Found(
+                ("metadata", "name"),
+                "is missing",
+                "add it: at most 30 characters, a DNS label that begins with a letter",
+            )
 
 
 @functools.cache

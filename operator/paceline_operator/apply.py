@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from secrets import token_urlsafe
 
-from paceline_router.kube import Conflict, Kube, KubeError, NotFound, path_of
+from paceline_router.kube import ApiError, Conflict, Kube, KubeError, NotFound, path_of
 
 from paceline_operator import kinds
 from paceline_operator.deletion_cost import DELETION_COST, Cost
@@ -22,10 +22,11 @@ from paceline_operator.manifests.meta import Owner
 from paceline_operator.manifests.secret import token_secret
 from paceline_operator.observe import Observed
 from paceline_operator.settings import MANAGER
-from paceline_operator.status import Taken, own_part
+from paceline_operator.status import Refused, Taken, own_part
 
 _log = logging.getLogger(__name__)
 TOKEN_BYTES = 32
+FINAL = frozenset({400, 403, 422})  # refusals that are about the object, not about the moment
 
 
 class StillThere(KubeError):
@@ -40,18 +41,24 @@ class Applier:
         self._wrote = wrote
         self._written: dict[tuple[str, str, str], tuple[str, str]] = {}  # what a write left, where it still differs
 
-    async def bring(self, owner: Owner, desired: Desired, seen: Observed) -> list[Taken]:
-        """Names that somebody else has; the rest is as desired when this returns. KubeError: not all of it is."""
-        taken: list[Taken] = []
+    async def bring(self, owner: Owner, desired: Desired, seen: Observed) -> list[Taken | Refused]:
+        """What cannot be written; the rest is as desired when this returns. Other KubeErrors: not all of it is."""
+        missing: list[Taken | Refused] = []
         for cost in desired.costs:
             await self._mark(owner, cost)
         for manifest in map(stamped, desired.manifests):
             kind, name = kinds.key_of(manifest)
             live = seen.get(kind, name)
             if must_write(manifest, live) and not self._is_vain(owner, manifest, live):
-                answer = await self._write(owner, manifest, known=live is not None)
+                try:
+                    answer = await self._write(owner, manifest, known=live is not None)
+                except ApiError as e:
+                    if e.status not in FINAL:
+                        raise
+                    missing.append(Refused(kind, name, e.message or str(e)))
+                    continue
                 if answer is None:
-                    taken.append(Taken(kind, name))
+                    missing.append(Taken(kind, name))
                     continue
                 self._remember(owner, manifest, answer)
                 live = answer
@@ -59,7 +66,7 @@ class Applier:
                 await self._scale(owner, live, desired.sizes[manifest["spec"]["pool"]])  # else judged again, when seen
         for kind, name in desired.unwanted:
             await self._delete(owner, kind, seen.objects[kind, name])
-        return taken
+        return missing
 
     async def create_token(self, owner: Owner) -> None:
         """Once: a Secret that is there already stays, unread."""

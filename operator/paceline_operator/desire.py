@@ -33,7 +33,7 @@ from paceline_operator.manifests.pod_disruption_budget import pool_budget, route
 from paceline_operator.manifests.rbac import router_account, router_binding
 from paceline_operator.manifests.router_pod import RouterPod, router_template
 from paceline_operator.manifests.service import router_service, shard_service
-from paceline_operator.observe import Observed
+from paceline_operator.observe import Observed, may_serve
 from paceline_operator.revision import Group, groups, image_inputs, plan_inputs, router_inputs
 from paceline_operator.rollout import Target, is_whole, next_sizes
 from paceline_operator.settings import Settings
@@ -166,7 +166,10 @@ def _shards(case: _Case) -> dict[Shard, int]:
         whole = whole and is_whole(targets, group.revision, running)
         for pool in group.pools:
             shard = Shard(pool.name, ROLE_NAMES[pool.role], group.revision, pool.gpus_per_replica)
-            out[shard] = sizes[pool.name, group.revision]
+            size = sizes[pool.name, group.revision]
+            # A Deployment of nobody counts as complete (observe.py): one that is to run starts with somebody.
+            if size or not case.sizes[pool.name] or case.seen.get("Deployment", shard.name(case.owner)):
+                out[shard] = size
         old = [(s, sizes[s.pool, s.revision]) for s, r in seen if s.pool in names and s.revision != group.revision]
         out |= _not_drained(case, old)
     planned = {pool.name for pool in case.plan.pools}
@@ -180,7 +183,7 @@ def _not_drained(case: _Case, old: Sequence[tuple[Shard, int]]) -> dict[Shard, i
     for shard, replicas in old:
         live = case.seen.get("Deployment", shard.name(case.owner))
         asked = live["spec"].get("replicas", 0) if live else 0
-        if replicas or asked or case.seen.pods_of(shard.labels):
+        if replicas or asked or any(map(may_serve, case.seen.pods_of(shard.labels))):
             out[shard] = replicas
     return out
 

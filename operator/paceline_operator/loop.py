@@ -25,7 +25,7 @@ from paceline_operator.manifests.meta import Owner
 from paceline_operator.metrics import OperatorMetrics
 from paceline_operator.observe import observe
 from paceline_operator.settings import Settings
-from paceline_operator.status import Taken, pool_status, service_status
+from paceline_operator.status import Refused, Taken, pool_status, service_status
 from paceline_operator.store import Id, Store
 from paceline_operator.troubles import lacks_secret
 
@@ -118,15 +118,18 @@ class Loop:
         desired = desire(owner, parsed, seen, self._settings)
         if desired.plan and (not seen.get("Deployment", owner.router) or lacks_secret(seen.pods, owner.token_secret)):
             await self._applier.create_token(owner)
-        taken = await self._applier.bring(owner, desired, seen)
-        for one in taken:
-            await self._tell(owner, one)
+        missing = await self._applier.bring(owner, desired, seen)
+        for one in missing:
+            if isinstance(one, Taken):
+                await self._tell(owner, one)
         seen = observe(owner, self.store.children(service), self.store.pods(service))
-        status = service_status(owner, parsed, desired, seen, taken, live.get("status") or {}, _now())
+        status = service_status(owner, parsed, desired, seen, missing, live.get("status") or {}, _now())
         for pool in seen.of("EnginePool"):
             await self._applier.write_pool_status(owner, pool, pool_status(owner, desired, seen, pool))
         await self._applier.write_status(owner, live, status)
         self._metrics.observed(service, status)
+        if refused := next((one for one in missing if isinstance(one, Refused)), None):
+            raise KubeError(str(refused))  # it is tried again: a quota may be raised, a webhook come to another view
 
     async def _tell(self, owner: Owner, taken: Taken) -> None:
         if (owner.uid, taken) in self._told:

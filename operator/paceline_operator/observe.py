@@ -69,6 +69,11 @@ def ready_of(deployment: Mapping[str, Any] | None) -> int:
     return int(((deployment or {}).get("status") or {}).get("readyReplicas") or 0)
 
 
+def may_serve(pod: Json) -> bool:
+    """Whether it serves, will, or still drains: one that was evicted has ended, and stays until its owner goes."""
+    return (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
+
+
 def _was_complete(deployment: Mapping[str, Any]) -> bool:
     """All its replicas were available once: the controller keeps that reason until the template changes, and ours never
     does (Kubernetes, Deployments, "Complete Deployment")."""

@@ -7,7 +7,7 @@ Ready = PlanFeasible ∧ PoolsReady ∧ RouterReady; PoolsReady = each pool has 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from paceline_api.conditions import OPERATOR_CONDITIONS, ConditionType, Reason
@@ -37,19 +37,41 @@ class Taken:
         return f"{self.kind} {self.name} exists and is not this service's; remove it, or name the service otherwise"
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An object that the API server does not take."""
+
+    kind: str
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} is refused: {self.why}"
+
+
 def service_status(
-    owner: Owner, service: LLMService, desired: Desired, seen: Observed, taken: Sequence[Taken], live: Json, now: str
+    owner: Owner,
+    service: LLMService,
+    desired: Desired,
+    seen: Observed,
+    missing: Sequence[Taken | Refused],
+    live: Json,
+    now: str,
 ) -> Json:
-    """What the operator applies to /status; `live` is the status that there is, `now` RFC 3339."""
+    """What the operator applies to /status; `missing` could not be written, `live` is the status that there is, `now`
+    RFC 3339.
+    """
+    routers = [m for m in missing if m.name == owner.name or m.name.startswith(owner.router)]
+    engines = [m for m in missing if m not in routers]
     parts = [
         _plan_feasible(desired),
-        _pools_ready(service, desired, seen, taken),
-        _router_ready(owner, desired, seen, taken),
+        _after(engines, _pools_ready(service, desired, seen)),
+        _after(routers, _router_ready(owner, desired, seen)),
     ]
-    missing = [part for part in (parts if desired.plan else parts[:1]) if part.status != "True"]
-    message = "; ".join(f"{part.type}: {part.message}" for part in missing)
-    reason = Reason.NOT_SERVING if missing else Reason.SERVING
-    ready = Judged(ConditionType.READY, "False" if missing else "True", reason, message or "requests are served")
+    unmet = [part for part in (parts if desired.plan else parts[:1]) if part.status != "True"]
+    message = "; ".join(f"{part.type}: {part.message}" for part in unmet)
+    reason = Reason.NOT_SERVING if unmet else Reason.SERVING
+    ready = Judged(ConditionType.READY, "False" if unmet else "True", reason, message or "requests are served")
     generation = service.metadata.generation
     status: Json = {"observedGeneration": generation}
     if desired.plan:
@@ -99,13 +121,20 @@ def _plan_feasible(desired: Desired) -> Judged:
     return Judged(kind, "True", Reason.PLANNED, "; ".join((str(desired.verdict.topology), *desired.verdict.warnings)))
 
 
-def _pools_ready(service: LLMService, desired: Desired, seen: Observed, taken: Sequence[Taken]) -> Judged:
+def _after(missing: Sequence[Taken | Refused], found: Judged) -> Judged:
+    """A name that is taken keeps a service from running; behind a refusal, what was there before goes on."""
+    for one in missing:
+        if isinstance(one, Taken):
+            return replace(found, status="False", reason=Reason.REPLICAS_FAILING, message=str(one))
+    if not missing:
+        return found
+    return replace(found, reason=Reason.APPLY_FAILED, message=f"{missing[0]}; {found.message}")
+
+
+def _pools_ready(service: LLMService, desired: Desired, seen: Observed) -> Judged:
     kind = ConditionType.POOLS_READY
     if desired.plan is None:
         return Judged(kind, "False", Reason.NOT_SERVING, "there is no plan to run")
-    engines = [t for t in taken if t.name != service.name and not t.name.startswith(f"{service.name}-router")]
-    if engines:
-        return Judged(kind, "False", Reason.REPLICAS_FAILING, str(engines[0]))
     specs = {spec.name: spec for spec in service.spec.pools}
     short, counts = [], []
     for pool in desired.plan.pools:
@@ -129,13 +158,10 @@ def _pools_ready(service: LLMService, desired: Desired, seen: Observed, taken: S
     return Judged(kind, "True", Reason.SCALED_TO_ZERO if empty else Reason.REPLICAS_READY, message)
 
 
-def _router_ready(owner: Owner, desired: Desired, seen: Observed, taken: Sequence[Taken]) -> Judged:
+def _router_ready(owner: Owner, desired: Desired, seen: Observed) -> Judged:
     kind = ConditionType.ROUTER_READY
     if desired.plan is None:
         return Judged(kind, "False", Reason.NOT_SERVING, "there is no plan to run")
-    routers = [t for t in taken if t.name == owner.name or t.name.startswith(owner.router)]
-    if routers:
-        return Judged(kind, "False", Reason.REPLICAS_FAILING, str(routers[0]))
     live = seen.get("Deployment", owner.router)
     ready, wanted = ready_of(live), int(live["spec"].get("replicas", 0)) if live else 0
     state, trouble = f"ready: {ready} of {wanted}", find_trouble(seen.router_pods())

@@ -90,6 +90,11 @@ def check_pool(
         )
         yield Obstacle(at, Reason.MODEL_DOES_NOT_FIT, message)
         return
+    if shape and shape.heads % tensor and not simulated:
+        fit = ", ".join(str(t) for t in range(1, accelerator.gpus_per_node + 1) if shape.heads % t == 0)
+        message = f"{shape.name} has {shape.heads} attention heads, which tensor {tensor} does not divide; {fit} do"
+        yield Obstacle(f"{at}.tensor", Reason.PARALLELISM_TOO_LARGE, message)
+        return
     table = tables.find(accelerator, uri, tensor)
     if simulated and table is None:
         there_are = ", ".join(f"tensor {t}" for t in tables.tensors(accelerator, uri))

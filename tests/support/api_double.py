@@ -24,6 +24,7 @@ class ApiDouble:
         self.objects: dict[str, Json] = {}
         self.writes: list[tuple[str, str]] = []
         self.transport = httpx.MockTransport(self._handle)
+        self.refused = ""  # an object with this in its path is not taken
         self.rewrite: dict[str, str] = {}  # values of applied manifests that are kept otherwise
         self._version = 0
         self._watchers: list[tuple[str, dict[str, str], asyncio.Queue[bytes]]] = []
@@ -57,6 +58,8 @@ class ApiDouble:
             return self._read(request, path)
         self.writes.append((method, path))
         body = json.loads(request.content)
+        if self.refused and self.refused in path:
+            return _refuse(422, "Invalid")
         match method:
             case "POST":
                 path = f"{path}/{body['metadata']['name']}"

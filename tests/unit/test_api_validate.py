@@ -232,14 +232,21 @@ def test_one_wrong_value_is_one_problem(spec: dict[str, Any], path: str, cause: 
         ),
         pytest.param(
             without("metadata.name"),
-            "metadata.name: is missing; add it: at most 30 characters, a DNS label",
+            "metadata.name: is missing; add it: at most 30 characters, a DNS label that begins with a letter",
             id="no name",
         ),
         pytest.param(without("metadata"), "metadata: is missing; add it", id="no metadata"),
         pytest.param(
             to_yaml(make_manifest("a" * 31)),
-            "metadata.name: has 31 characters; write at most 30 (At most 30 characters, a DNS label)",
+            "metadata.name: has 31 characters; write at most 30 "
+            "(At most 30 characters, a DNS label that begins with a letter)",
             id="a long name",
+        ),
+        pytest.param(
+            to_yaml(make_manifest("7b-chat")),
+            "metadata.name: is '7b-chat'; write what matches ^[a-z]([-a-z0-9]*[a-z0-9])?$ "
+            "(At most 30 characters, a DNS label that begins with a letter)",
+            id="a name that no Service can have",
         ),
         pytest.param(
             to_yaml(make_manifest() | {"metadata": {"name": "chat", "lables": {}}}),

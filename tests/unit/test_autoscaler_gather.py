@@ -254,3 +254,11 @@ def test_there_are_no_figures_when(rows: Rows) -> None:
 
 def test_a_pod_on_its_way_in_is_ready_for_no_time() -> None:
     assert not make_pod_view("p", ready_since_s=None).is_ready_for(0.0, LONG)
+
+
+def test_a_pool_of_nobody_whose_table_is_unknown_blinds_no_other_of_its_role() -> None:
+    spare = make_pool_view("spare", 0, least=0, table="")
+    assert [pool.name for pool in signals(make_view(make_pool_view(), spare)).pools] == ["mixed"]
+    found = see(make_view(spare))
+    assert isinstance(found, Blind)
+    assert "has told its step-time table" in found.message

@@ -147,6 +147,19 @@ def test_helm_refuses_an_unknown_value() -> None:
 
 
 @needs_helm
+@pytest.mark.parametrize(
+    ("interval", "scrape", "fits"), [("30s", "15s", True), ("31s", "15s", False), ("60s", "30s", True)]
+)
+def test_helm_refuses_an_interval_with_which_the_autoscaler_does_not_start(
+    interval: str, scrape: str, fits: bool
+) -> None:
+    values = f"autoscaler.interval={interval},prometheus.scrapeInterval={scrape}"
+    done = helm("template", "paceline", str(CHART), "--set", values)
+    assert (done.returncode == 0) == fits
+    assert fits or "autoscaler.interval 31s is above half of the window of rates, which is 60s" in done.stderr
+
+
+@needs_helm
 def test_every_object_is_named_labelled_and_placed() -> None:
     for document in render():
         name, kind = document["metadata"]["name"], document["kind"]

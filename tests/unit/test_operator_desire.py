@@ -224,6 +224,42 @@ def test_an_engine_change_is_rolled_out_pair_by_pair_without_a_gap() -> None:
     assert [name for name in cluster.names("Service") if old in name] == [], "the old revision is cleared away"
 
 
+@pytest.mark.parametrize("broken", ["prefill", "decode"])
+def test_what_grows_while_one_half_of_a_new_revision_cannot_start_is_the_old_one(broken: str) -> None:
+    cluster = settled(pools=[make_pool(role.lower(), role, maxReplicas=8) for role in ("Prefill", "Decode")])
+    for pool in ("prefill", "decode"):
+        cluster.scale(pool, 3)
+    cluster.settle()
+    old = cluster.desired().revisions["decode"]
+    edit(cluster, engine={"runtime": "Simulated", "extraArgs": ["--noise=0"]})
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            cluster.step()
+            cluster.turn_ready(name for name in cluster.pods if broken not in name or old in name)
+
+    run(6)
+    for pool in ("prefill", "decode"):
+        cluster.scale(pool, 6)
+    run(10)
+    assert cluster.ready(pool="prefill", revision=old) == cluster.ready(pool="decode", revision=old) == 6
+
+
+def test_a_pod_that_was_evicted_holds_up_no_rollout() -> None:
+    cluster = settled()
+    old = cluster.desired().revisions["mixed"]
+    evicted = copy.deepcopy(next(pod for name, pod in cluster.pods.items() if old in name))
+    evicted["metadata"]["name"] = "evicted"
+    evicted["status"] = {"phase": "Failed", "reason": "Evicted"}
+    edit(cluster, engine={"runtime": "Simulated", "extraArgs": ["--noise=0"]})
+    for _ in range(10):
+        cluster.pods["evicted"] = evicted
+        cluster.step()
+        cluster.turn_ready(cluster.pods)
+    assert not [name for kind in ("Deployment", "Service") for name in cluster.names(kind) if old in name]
+    assert cluster.condition("PoolsReady")[1] == "ReplicasReady"
+
+
 def test_an_old_revision_keeps_its_service_until_its_last_pod_is_gone() -> None:
     cluster = settled()
     old = cluster.desired().revisions["mixed"]

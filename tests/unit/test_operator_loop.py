@@ -161,6 +161,21 @@ def test_what_is_left_of_an_earlier_service_of_the_name_is_waited_for() -> None:
     operate(act, others={SERVICE: {"apiVersion": "v1", "kind": "Service", "metadata": metadata}})
 
 
+def test_an_object_that_is_refused_keeps_no_other_from_being_written_and_is_tried_again() -> None:
+    async def act(o: Operator) -> None:
+        o.api.refused = "deployments/chat-decode"
+        await o.until(lambda: o.condition("PoolsReady").get("reason") == "ApplyFailed")
+        assert o.condition("PoolsReady")["message"].startswith("Deployment chat-decode")
+        assert [p.rpartition("/")[2].rpartition("-")[0] for p in o.api.paths("deployments")] == ["chat-prefill", "chat"]
+        assert b'reconciles_total{result="error"}' in generate_latest(o.registry)
+        o.api.refused = ""
+        await o.until(lambda: len(o.api.paths("deployments")) == 3)
+        await o.until(lambda: o.condition("PoolsReady").get("reason") != "ApplyFailed")
+
+    pools = [make_pool("prefill", "Prefill"), make_pool("decode", "Decode")]
+    operate(act, make_manifest(pools=pools))
+
+
 def test_a_value_that_the_server_keeps_otherwise_is_written_once() -> None:
     async def act(o: Operator) -> None:
         o.api.rewrite = {"30 s": "30.0 s"}

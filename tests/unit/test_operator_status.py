@@ -8,7 +8,7 @@ import pytest
 from factories_api import make_pool
 from operator_cluster import NOW, Cluster, make_live
 from paceline_operator.kinds import Json
-from paceline_operator.status import Taken, own_part, pool_status, service_status
+from paceline_operator.status import Refused, Taken, own_part, pool_status, service_status
 from paceline_operator.troubles import find_trouble, lacks_secret
 
 
@@ -112,6 +112,19 @@ def test_a_name_that_is_taken_is_said_where_it_hurts(taken: Taken, condition: st
     found = next(c for c in status["conditions"] if c["type"] == condition)
     assert found["status"] == "False"
     assert str(taken) in found["message"]
+
+
+def test_a_refused_object_is_said_and_what_serves_goes_on() -> None:
+    cluster = Cluster(make_live())
+    cluster.settle()
+    refused = Refused("Deployment", "chat-mixed-b", "unknown field spec.template.spec.nodeSelectr")
+    status = service_status(
+        cluster.owner, cluster.service, cluster.desired(), cluster.seen(), [refused], cluster.status, NOW
+    )
+    found = {c["type"]: c for c in status["conditions"]}
+    assert (found["PoolsReady"]["status"], found["PoolsReady"]["reason"]) == ("True", "ApplyFailed")
+    assert found["PoolsReady"]["message"].startswith(f"{refused}; ready: mixed 1 of 1")
+    assert found["Ready"]["status"] == "True"
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:

@@ -2,7 +2,8 @@
 
 Lengths: a class's own; while few of its requests were counted, what its spec expects, or else what all classes of the
 service have in common. A class without arrivals needs none. Engines: the median of those whose fit is trusted, the
-table as it is where none is. Invariant: what is returned is finite, fresh, and complete for every class and pool.
+table as it is where none is. Invariant: what is returned is finite, fresh, and complete for every class, and for every
+pool that it names.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from paceline_router.autoscale.signals import (
     ServiceSignals,
     Verdicts,
 )
+from paceline_router.facts import Role
 from paceline_router.scaling.answers import Told
 from paceline_router.scaling.checks import find_blind
 from paceline_router.scaling.lengths import expected, measured, together
@@ -41,7 +43,7 @@ class Standing:
 
 
 def gather(service: ServiceView, told: Told, standing: Standing, find_table: FindTable) -> ServiceSignals | Blind:
-    """Of one moment."""
+    """Of one moment. A pool of nobody that no table is known of stays as it is, while others of its role can grow."""
     if not service.pools:
         return Blind(Reason.METRICS_MISSING, "the service has no pools yet")
     blind = find_blind(service, told)
@@ -51,11 +53,17 @@ def gather(service: ServiceView, told: Told, standing: Standing, find_table: Fin
     if isinstance(classes, Blind):
         return classes
     pools: list[PoolSignals] = []
+    unknown: dict[Role, Blind] = {}
     for pool in service.pools:
         engine = _engine(service, pool, told, find_table)
-        if isinstance(engine, Blind):
+        if not isinstance(engine, Blind):
+            pools.append(_pool(pool, engine, standing))
+        elif pool.replicas:
             return engine
-        pools.append(_pool(pool, engine, standing))
+        else:
+            unknown[pool.role] = engine
+    for role in unknown.keys() - {pool.role for pool in pools}:
+        return unknown[role]
     return ServiceSignals(classes, tuple(pools), told.answers.window_s, _budget(service, standing))
 
 
