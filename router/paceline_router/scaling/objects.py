@@ -13,6 +13,8 @@ from typing import Any
 
 from paceline_api.catalog import ACCELERATORS
 from paceline_api.pools import PoolSpec
+from paceline_api.schema import Role as PoolRole
+from paceline_api.schema import Topology
 from paceline_api.v1alpha1 import EnginePool, LLMService, WorkloadSpec
 from pydantic import ValidationError
 
@@ -26,6 +28,10 @@ _log = logging.getLogger(__name__)
 Json = Mapping[str, Any]
 COMPONENT_LABEL = "app.kubernetes.io/component"
 SERVING = ("router", "engine")
+ROLES: Mapping[str, frozenset[PoolRole]] = {
+    Topology.DISAGGREGATED: frozenset({PoolRole.PREFILL, PoolRole.DECODE}),
+    Topology.AGGREGATED: frozenset({PoolRole.MIXED}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +105,13 @@ def read_pod(obj: Json) -> Pod | None:
 
 
 def view_of(service: Service, pools: Iterable[Pool], pods: Iterable[Pod]) -> ServiceView:
-    """Of a service with the pools and pods of its namespace and name; pools that are not its own do not count."""
+    """Of a service with the pools and pods of its namespace and name. Not those of others, nor those that another
+    topology had: the operator keeps these until what follows them is whole, at the size that they have.
+    """
     spec, metadata = service.spec.spec, service.spec.metadata
-    own = {pool.spec.spec.pool: pool for pool in pools if pool.owner == metadata.uid}
+    topology = (service.status.get("plan") or {}).get("topology", "")
+    roles = ROLES.get(topology, frozenset(PoolRole))
+    own = {pool.spec.spec.pool: pool for pool in pools if pool.owner == metadata.uid and pool.spec.spec.role in roles}
     prompt_hint, output_hint = hints(spec.workload)
     return ServiceView(
         namespace=metadata.namespace,
