@@ -23,7 +23,7 @@ from paceline_operator.manifests.meta import PORT, Owner, Shard
 from paceline_operator.observe import Observed, ready_of
 from paceline_operator.troubles import find_trouble
 
-MAX_REASON = 512  # of texts in status.plan
+MAX_REASON = 512  # of texts in status.plan, and of what the API server says
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Refused:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name} is refused: {self.why}"
+        return f"{self.kind} {self.name} is refused: {' '.join(self.why.split())[:MAX_REASON]}"
 
 
 def service_status(

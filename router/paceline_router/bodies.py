@@ -1,7 +1,8 @@
 """The bodies that engines get for one client's request: whole, leg 1 and leg 2.
 
-Invariant: KV parameters that a client sent reach no engine (they could crash one, DESIGN §4), every streamed leg asks
-for `usage` where an engine does not give it unasked, and no engine is asked to keep a response. Does no I/O.
+Invariant: KV parameters that a client sent reach no engine (they could crash one, DESIGN §4), nor does a model's name;
+every streamed leg asks for `usage` where an engine does not give it unasked, and no engine is asked to keep a response.
+Does no I/O.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from paceline_engine.pd import KV_PARAMS, decode_leg, prefill_leg, prefill_leg_o
 
 from paceline_router.attempts import Leg
 from paceline_router.request import Kind, Request
+
+# Of a client's body for the router alone. It has judged the model's name, which may be new to engines that are still
+# there: without one an engine serves what it has.
+OURS_ALONE = frozenset({KV_PARAMS, "model"})
 
 
 class LegBodies:
@@ -29,8 +34,8 @@ class LegBodies:
         elif request.stream and not request.usage_wanted and not self._is_response:
             ours["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         self._raw: bytes | None = None
-        if ours or KV_PARAMS in body:
-            self._body: Mapping[str, Any] = {k: v for k, v in body.items() if k != KV_PARAMS} | ours
+        if ours or not OURS_ALONE.isdisjoint(body):
+            self._body: Mapping[str, Any] = {k: v for k, v in body.items() if k not in OURS_ALONE} | ours
         else:
             self._body, self._raw = body, raw
 

@@ -69,7 +69,7 @@ class Dispatcher:
             self._shell.metrics.passthrough.add(exchange.path, str(why.status))
             _answer(exchange, id_, why)
             return
-        Errand(self._shell, exchange, id_, next(self._turns)).start()
+        Errand(self._shell, exchange, body, id_, next(self._turns)).start()
 
     def turn_away(self, exchange: Exchange) -> None:
         """A request without an API key of the service."""

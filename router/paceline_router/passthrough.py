@@ -8,6 +8,8 @@ the client gets exactly one answer, an engine's or an error, within PATIENCE_S. 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from paceline_api.outcomes import Outcome, error_body
@@ -16,6 +18,7 @@ from paceline_engine.http1 import Call, ClientError, Exchange, Header
 
 from paceline_router.answers import MAX_ANSWER_BYTES
 from paceline_router.attempts import Leg, fault_of_status
+from paceline_router.bodies import OURS_ALONE
 from paceline_router.facts import Role
 from paceline_router.shell import Shell
 from paceline_router.spans import PassOn
@@ -41,9 +44,10 @@ def least_busy(ledger: Ledger, avoid: frozenset[str], tie: int) -> str | None:
 class Errand:
     """One request until its answer. It listens to the call to the engine that it is with."""
 
-    def __init__(self, shell: Shell, exchange: Exchange, id_: bytes, tie: int) -> None:
+    def __init__(self, shell: Shell, exchange: Exchange, body: Mapping[str, Any], id_: bytes, tie: int) -> None:
         self._shell = shell
         self._exchange = exchange
+        self._body = orjson.dumps({name: value for name, value in body.items() if name not in OURS_ALONE})
         self._id = id_
         self._tie = tie
         self._tried: frozenset[str] = frozenset()
@@ -99,7 +103,7 @@ class Errand:
         pool, exchange = shell.upstreams.pools[name], self._exchange
         trace = PassOn().begin(exchange).leg(Leg.WHOLE, shell.ledger.replicas[name], pool.host, pool.port)
         headers = shell.headers.plain(self._id, trace)
-        self._call = pool.request(b"POST", exchange.path.encode(), headers, exchange.body, self)
+        self._call = pool.request(b"POST", exchange.path.encode(), headers, self._body, self)
 
     def _give_up(self, outcome: Outcome, message: str) -> None:
         self._answer(outcome.http_status, orjson.dumps(error_body(outcome, message)), [_JSON])

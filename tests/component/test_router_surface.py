@@ -107,7 +107,13 @@ def test_a_response_carries_its_objective_and_is_never_kept() -> None:
                 "usage": {"input_tokens": 7, "output_tokens": 2},
             }
             headers = [(b"x-slo-class", b"batch"), (b"x-llm-d-slo-tpot-ms", b"100")]
-            ask = {"input": "hi", "store": True, "stream": False, "kv_transfer_params": {"remote_host": "x"}}
+            ask = {
+                "model": "m",
+                "input": "hi",
+                "store": True,
+                "stream": False,
+                "kv_transfer_params": {"remote_host": "x"},
+            }
             answer = await up.post("/v1/responses", ask, headers)
             assert answer.status == 200
             (asked,) = up.engines["mixed0"].asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,6 +122,7 @@ def test_a_refused_object_is_said_and_what_serves_goes_on() -> None:
     status = service_status(
         cluster.owner, cluster.service, cluster.desired(), cluster.seen(), [refused], cluster.status, NOW
     )
+    assert len(str(replace(refused, why="a long\n story " * 1000))) < 600
     found = {c["type"]: c for c in status["conditions"]}
     assert (found["PoolsReady"]["status"], found["PoolsReady"]["reason"]) == ("True", "ApplyFailed")
     assert found["PoolsReady"]["message"].startswith(f"{refused}; ready: mixed 1 of 1")
